@@ -1,0 +1,359 @@
+// Package config is everything an operator may set. It is read once, in cmd, and handed down as
+// values; nothing else in the program reads the environment or a settings file.
+//
+// Promise: an unknown key, a weak value or a missing secret stops the start, and the error names
+// the key and the remedy. Secrets never stand in the file: they are references to a file or to an
+// environment variable.
+//
+// Precedence, lowest first: the defaults here, strongroom.yaml, environment variables
+// (STRONGROOM_ followed by the key in capitals, dots as underscores), command-line flags.
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/url"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strconv"
+	"strings"
+	"time"
+
+	"go.yaml.in/yaml/v4"
+
+	"strongroom/internal/secret"
+)
+
+// FileName is the name of the settings file inside the data folder.
+const FileName = "strongroom.yaml"
+
+// The environments. An installation belongs to one of them for ever: the name is stamped into its
+// database and bound into its keys.
+const (
+	Dev  = "dev"
+	UAT  = "uat"
+	Live = "live"
+)
+
+// Config is one installation's settings.
+type Config struct {
+	// Environment is dev, uat or live. Some weak settings are allowed in dev only.
+	Environment string `yaml:"environment"`
+	// Data is the folder of the embedded database, the key files and the control socket.
+	// Relative paths elsewhere in the file are relative to it. Default: the file's own folder.
+	Data string `yaml:"data"`
+
+	Database    Database     `yaml:"database"`
+	RootKey     RootKey      `yaml:"root_key"`
+	Listeners   Listeners    `yaml:"listeners"`
+	Login       Login        `yaml:"login"`
+	SMS         SMS          `yaml:"sms"`
+	Log         Log          `yaml:"log"`
+	Collections []Collection `yaml:"collections"`
+}
+
+// Database chooses the engine.
+type Database struct {
+	// URL is empty for the embedded encrypted SQLite database, or postgres://user@host/name for
+	// PostgreSQL 15 or newer. It must not hold a password.
+	URL string `yaml:"url"`
+	// Password is PostgreSQL's password, when it asks for one.
+	Password Secret `yaml:"password"`
+}
+
+// RootKey says who holds the key at the top of the hierarchy.
+type RootKey struct {
+	// URL is empty for a local key file sealed by a passphrase, or a gocloud.dev/secrets URL:
+	// awskms://, gcpkms://, azurekeyvault://, hashivault://.
+	URL string `yaml:"url"`
+	// File is the local key file.
+	File string `yaml:"file"`
+	// Passphrase unseals the local key file.
+	Passphrase Secret `yaml:"passphrase"`
+}
+
+// Listeners are the four doors. Each is closed to everything that it does not name.
+type Listeners struct {
+	// App serves the customers' app, over TLS 1.3.
+	App Listener `yaml:"app"`
+	// Service serves the fintech's own back-end services, over mutual TLS.
+	Service Listener `yaml:"service"`
+	// Admin serves staff, over TLS 1.3 from allowed addresses only.
+	Admin Listener `yaml:"admin"`
+	// Ops serves health and metrics, over plain HTTP on a loopback address only.
+	Ops Ops `yaml:"ops"`
+}
+
+// Listener is one TLS door.
+type Listener struct {
+	// Address is host:port; port 0 takes a free one.
+	Address string `yaml:"address"`
+	// Certificate and Key are PEM files, read again when they change. Empty in dev means the
+	// development authority that Strongroom makes itself.
+	Certificate string `yaml:"certificate"`
+	Key         string `yaml:"key"`
+	// ClientCA is the PEM file of the authority that signs clients' certificates (service only).
+	ClientCA string `yaml:"client_ca"`
+	// Allow lists the address prefixes that may connect; empty means everyone on app and
+	// loopback only on service and admin.
+	Allow []string `yaml:"allow"`
+	// TrustedProxies lists the prefixes of load balancers whose X-Forwarded-For is believed.
+	TrustedProxies []string `yaml:"trusted_proxies"`
+	// MaxConnections and MaxConnectionsPerAddress bound open connections.
+	MaxConnections           int `yaml:"max_connections"`
+	MaxConnectionsPerAddress int `yaml:"max_connections_per_address"`
+	// RequestsPerSecond and Burst bound the requests of one address (IPv6: of one /64).
+	RequestsPerSecond float64 `yaml:"requests_per_second"`
+	Burst             int     `yaml:"burst"`
+	// MaxBody bounds a request body, in bytes.
+	MaxBody int64 `yaml:"max_body"`
+}
+
+// Ops is the operators' door.
+type Ops struct {
+	// Address is a loopback host:port; port 0 takes a free one.
+	Address string `yaml:"address"`
+	// Pprof serves Go's profiles under /debug/pprof/.
+	Pprof bool `yaml:"pprof"`
+}
+
+// Login holds the rules of customer login.
+type Login struct {
+	// Origin is the https origin under which apps reach the app listener, when a proxy stands in
+	// front of it; DPoP proofs (RFC 9449) are checked against it. Empty means the Host header.
+	Origin string `yaml:"origin"`
+	// DefaultRegion is the ISO 3166 country assumed for phone numbers without a country code;
+	// empty means that numbers must have one.
+	DefaultRegion string `yaml:"default_region"`
+	// AllowTestNumbers accepts numbers that regulators reserve for drama (dev only).
+	AllowTestNumbers bool `yaml:"allow_test_numbers"`
+	// PrivateCodeMinLength is in characters: 8 or more; 6 or 7 is weaker than NIST SP 800-63B-4
+	// asks of a centrally verified secret, and is allowed in dev only.
+	PrivateCodeMinLength int `yaml:"private_code_min_length"`
+	// BcryptCost is bcrypt's cost, 10 to 15.
+	BcryptCost int `yaml:"bcrypt_cost"`
+	// HashWorkers is how many cores bcrypt may use at once; 0 means half of them.
+	HashWorkers int `yaml:"hash_workers"`
+	// AccessLifetime is the life of an access token, IdleLifetime ends an unused session, and
+	// SessionLifetime ends every session.
+	AccessLifetime  time.Duration `yaml:"access_lifetime"`
+	IdleLifetime    time.Duration `yaml:"idle_lifetime"`
+	SessionLifetime time.Duration `yaml:"session_lifetime"`
+	// StartsPerHour bounds the registrations and logins that one source address may start.
+	StartsPerHour int `yaml:"starts_per_hour"`
+}
+
+// SMS says how one-time codes travel.
+type SMS struct {
+	// Sender is "inbox" (dev: messages are shown, never sent) or "webhook".
+	Sender string `yaml:"sender"`
+	// Webhook is the HTTPS address of the gateway; each request is signed with Secret.
+	Webhook string `yaml:"webhook"`
+	Secret  Secret `yaml:"secret"`
+	// DailyCap bounds all messages of a day.
+	DailyCap int `yaml:"daily_cap"`
+}
+
+// Log says what is logged; personal values and secrets never are.
+type Log struct {
+	// Level is debug, info, warn or error.
+	Level string `yaml:"level"`
+	// Format is json or text.
+	Format string `yaml:"format"`
+}
+
+// Collection describes one kind of record; see docs/vault.md.
+type Collection struct {
+	Name        string        `yaml:"name"`
+	Description string        `yaml:"description"`
+	Purposes    []string      `yaml:"purposes"`
+	Retention   time.Duration `yaml:"retention"`
+	Fields      []Field       `yaml:"fields"`
+}
+
+// Field describes one field of a collection.
+type Field struct {
+	Name        string `yaml:"name"`
+	Type        string `yaml:"type"`
+	Required    bool   `yaml:"required"`
+	Sensitivity string `yaml:"sensitivity"`
+	Mask        string `yaml:"mask"`
+	Index       bool   `yaml:"index"`
+	MaxLength   int    `yaml:"max_length"`
+}
+
+// Secret refers to a secret that is kept elsewhere: in a file or in an environment variable.
+type Secret struct {
+	File string `yaml:"file"`
+	Env  string `yaml:"env"`
+}
+
+// IsZero reports whether nothing is referred to.
+func (s Secret) IsZero() bool { return s.File == "" && s.Env == "" }
+
+// maxSecret is the size in bytes over which a secret file is surely not a secret.
+const maxSecret = 64 << 10
+
+// Read returns the secret, without a final line break. A file that others than its owner may read
+// is refused.
+func (s Secret) Read() (secret.Value, error) {
+	switch {
+	case s.File != "" && s.Env != "":
+		return secret.Value{}, errors.New("names both a file and an environment variable; keep one")
+	case s.Env != "":
+		v := os.Getenv(s.Env)
+		if v == "" {
+			return secret.Value{}, fmt.Errorf("environment variable %s is empty; set it, or use file", s.Env)
+		}
+		return secret.FromString(v), nil
+	case s.File != "":
+		info, err := os.Stat(s.File)
+		if err != nil {
+			if errors.Is(err, fs.ErrNotExist) {
+				return secret.Value{}, fmt.Errorf("secret file %s does not exist; create it with mode 0600", s.File)
+			}
+			return secret.Value{}, fmt.Errorf("secret file %s cannot be read: %w", s.File, err)
+		}
+		if info.Mode().Perm()&0o077 != 0 && info.Mode().IsRegular() {
+			return secret.Value{}, fmt.Errorf("secret file %s is open to others (mode %04o); run: chmod 600 %s", s.File, info.Mode().Perm(), s.File)
+		}
+		if info.Size() > maxSecret {
+			return secret.Value{}, fmt.Errorf("secret file %s is larger than %d bytes; is it the right file?", s.File, maxSecret)
+		}
+		b, err := os.ReadFile(s.File)
+		if err != nil {
+			return secret.Value{}, fmt.Errorf("secret file %s cannot be read: %w", s.File, err)
+		}
+		v := strings.TrimRight(string(b), "\r\n")
+		if v == "" {
+			return secret.Value{}, fmt.Errorf("secret file %s is empty; write the secret into it", s.File)
+		}
+		return secret.FromString(v), nil
+	}
+	return secret.Value{}, errors.New("names no secret; set file or env")
+}
+
+// Load reads path over the defaults, then the environment (as os.Environ returns it), and makes
+// relative paths absolute. It does not validate; call Validate once the flags are applied.
+func Load(path string, environ []string) (Config, error) {
+	c := Default()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return c, &Error{Key: path, Problem: "does not exist", Remedy: "run `strongroom init --data " + filepath.Dir(path) + "`, or `strongroom dev` to try it out"}
+		}
+		return c, fmt.Errorf("reading the configuration: %w", err)
+	}
+	if err := Parse(b, &c); err != nil {
+		return c, fmt.Errorf("%s: %w", path, err)
+	}
+	if err := c.override(environ); err != nil {
+		return c, err
+	}
+	if c.Data == "" {
+		c.Data = filepath.Dir(path)
+	} else if !filepath.IsAbs(c.Data) {
+		c.Data = filepath.Join(filepath.Dir(path), c.Data)
+	}
+	return c, c.Resolve()
+}
+
+// Parse reads YAML over what c already holds. Unknown and repeated keys are errors.
+func Parse(b []byte, c *Config) error {
+	if len(strings.TrimSpace(string(b))) == 0 {
+		return nil
+	}
+	if err := yaml.Load(b, c, yaml.WithKnownFields(), yaml.WithUniqueKeys()); err != nil {
+		return fmt.Errorf("%w (strongroom init writes a file with every key explained)", err)
+	}
+	return nil
+}
+
+// Resolve makes Data absolute and every other path absolute below it.
+func (c *Config) Resolve() error {
+	data, err := filepath.Abs(c.Data)
+	if err != nil {
+		return fmt.Errorf("data folder: %w", err)
+	}
+	c.Data = data
+	for _, p := range c.paths() {
+		if *p != "" && !filepath.IsAbs(*p) {
+			*p = filepath.Join(data, *p)
+		}
+	}
+	return nil
+}
+
+// paths returns every setting that is a path below Data when it is relative.
+func (c *Config) paths() []*string {
+	return []*string{
+		&c.RootKey.File, &c.RootKey.Passphrase.File, &c.Database.Password.File, &c.SMS.Secret.File,
+		&c.Listeners.App.Certificate, &c.Listeners.App.Key, &c.Listeners.App.ClientCA,
+		&c.Listeners.Service.Certificate, &c.Listeners.Service.Key, &c.Listeners.Service.ClientCA,
+		&c.Listeners.Admin.Certificate, &c.Listeners.Admin.Key, &c.Listeners.Admin.ClientCA,
+	}
+}
+
+// PostgresURL returns the database URL with its password in place, as a secret.
+func (c *Config) PostgresURL() (secret.Value, error) {
+	if c.Database.Password.IsZero() {
+		return secret.FromString(c.Database.URL), nil
+	}
+	password, err := c.Database.Password.Read()
+	if err != nil {
+		return secret.Value{}, &Error{Key: "database.password", Problem: err.Error()}
+	}
+	u, err := url.Parse(c.Database.URL)
+	if err != nil {
+		return secret.Value{}, &Error{Key: "database.url", Problem: "is not a URL", Remedy: "write postgres://user@host:5432/name"}
+	}
+	u.User = url.UserPassword(u.User.Username(), string(password.Reveal()))
+	return secret.FromString(u.String()), nil
+}
+
+// Differences returns the settings that differ from the defaults as YAML, paths relative to Data
+// again: the short settings file of `strongroom dev`.
+func (c *Config) Differences() (string, error) {
+	own, standard := *c, Default()
+	for _, p := range own.paths() {
+		if below, err := filepath.Rel(c.Data, *p); *p != "" && err == nil && filepath.IsLocal(below) {
+			*p = below
+		}
+	}
+	own.Data = ""
+	b, err := yaml.Dump(differences(reflect.ValueOf(own), reflect.ValueOf(standard)))
+	if err != nil {
+		return "", err
+	}
+	return "# What differs from the defaults; `strongroom config template` prints every key, explained.\n" + string(b), nil
+}
+
+func differences(own, standard reflect.Value) map[string]any {
+	m := map[string]any{}
+	for i := range own.NumField() {
+		name := own.Type().Field(i).Tag.Get("yaml")
+		a, b := own.Field(i), standard.Field(i)
+		switch {
+		case reflect.DeepEqual(a.Interface(), b.Interface()):
+		case a.Kind() == reflect.Struct:
+			m[name] = differences(a, b)
+		case a.Type() == reflect.TypeFor[time.Duration]():
+			m[name] = a.Interface().(time.Duration).String()
+		default:
+			m[name] = a.Interface()
+		}
+	}
+	return m
+}
+
+// ForInit returns the settings file of `strongroom init`: the template with what c chose.
+func (c *Config) ForInit() string {
+	quoted := func(s string) string { return strconv.Quote(s) }
+	return strings.NewReplacer(
+		"environment: live\n", "environment: "+c.Environment+"\n",
+		"  url: \"\"\n  # Where PostgreSQL's", "  url: "+quoted(c.Database.URL)+"\n  # Where PostgreSQL's",
+		"{file: \"\", env: STRONGROOM_PASSPHRASE}", "{file: "+filepath.Base(c.RootKey.Passphrase.File)+", env: \"\"}",
+	).Replace(Template)
+}

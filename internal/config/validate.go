@@ -1,0 +1,290 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"net/url"
+	"reflect"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Error says which key is wrong, what is wrong with it and what to do.
+type Error struct {
+	Key, Problem, Remedy string
+}
+
+func (e *Error) Error() string {
+	s := e.Key + ": " + e.Problem
+	if e.Remedy != "" {
+		s += "; " + e.Remedy
+	}
+	return s
+}
+
+// Validate returns every fault at once, each an *Error, joined; nil when there is none.
+func (c *Config) Validate() error {
+	var v validator
+	v.check(c.Environment == Dev || c.Environment == UAT || c.Environment == Live,
+		"environment", "is not dev, uat or live", "choose one; it can never change for a database")
+	dev := c.Environment == Dev
+
+	v.database(c)
+	v.rootKey(c)
+	v.listener("listeners.app", c.Listeners.App, dev)
+	v.listener("listeners.service", c.Listeners.Service, dev)
+	v.listener("listeners.admin", c.Listeners.Admin, dev)
+	v.check(dev || c.Listeners.Service.ClientCA != "", "listeners.service.client_ca", "is missing",
+		"name the PEM file of the authority that signs your services' certificates")
+	if host, ok := v.address("listeners.ops.address", c.Listeners.Ops.Address); ok {
+		ip, err := netip.ParseAddr(host)
+		v.check(host == "localhost" || err == nil && ip.IsLoopback(), "listeners.ops.address",
+			"is not a loopback address", "health and metrics are plain HTTP: use 127.0.0.1:8446 and let an agent on the host collect them")
+	}
+	v.login(c.Login, dev)
+	v.sms(c.SMS, dev)
+	v.check(c.Log.Level == "debug" || c.Log.Level == "info" || c.Log.Level == "warn" || c.Log.Level == "error",
+		"log.level", "is not a level", "choose debug, info, warn or error")
+	v.check(c.Log.Format == "json" || c.Log.Format == "text", "log.format", "is not a format", "choose json or text")
+	return errors.Join(v.errs...)
+}
+
+type validator struct{ errs []error }
+
+func (v *validator) check(ok bool, key, problem, remedy string) {
+	if !ok {
+		v.errs = append(v.errs, &Error{key, problem, remedy})
+	}
+}
+
+func (v *validator) secret(key string, s Secret) {
+	if _, err := s.Read(); err != nil {
+		v.errs = append(v.errs, &Error{Key: key, Problem: err.Error()})
+	}
+}
+
+func (v *validator) database(c *Config) {
+	if c.Database.URL == "" {
+		return
+	}
+	const form = "write postgres://user@host:5432/name?sslmode=verify-full"
+	u, err := url.Parse(c.Database.URL)
+	if err != nil {
+		// url's error quotes the text, which may hold a password.
+		v.check(false, "database.url", "is not a URL", form)
+		return
+	}
+	v.check(u.Scheme == "postgres" || u.Scheme == "postgresql", "database.url", "is not a postgres:// URL", form)
+	_, hasPassword := u.User.Password()
+	v.check(!hasPassword && !u.Query().Has("password"), "database.url", "holds a password",
+		"take it out and name its file in database.password: {file: PATH}")
+	if !c.Database.Password.IsZero() {
+		v.secret("database.password", c.Database.Password)
+	}
+	if c.Environment != Dev && !isLoopback(u.Hostname()) {
+		mode := u.Query().Get("sslmode")
+		v.check(mode == "verify-full" || mode == "verify-ca", "database.url", "does not verify the server's certificate",
+			"add ?sslmode=verify-full (and sslrootcert=PATH)")
+	}
+}
+
+func isLoopback(host string) bool {
+	if host == "" || host == "localhost" || strings.HasPrefix(host, "/") {
+		return true
+	}
+	ip, err := netip.ParseAddr(host)
+	return err == nil && ip.IsLoopback()
+}
+
+// minPassphrase is in bytes. Argon2id makes guessing slow; the length makes it hopeless.
+const minPassphrase = 16
+
+func (v *validator) rootKey(c *Config) {
+	const key = "root_key.passphrase"
+	if c.RootKey.URL != "" {
+		u, err := url.Parse(c.RootKey.URL)
+		ok := err == nil
+		if ok {
+			switch u.Scheme {
+			case "awskms", "gcpkms", "azurekeyvault", "hashivault":
+			case "base64key":
+				ok = c.Environment == Dev
+			default:
+				ok = false
+			}
+		}
+		v.check(ok, "root_key.url", "names no key-management service",
+			"use awskms://, gcpkms://, azurekeyvault:// or hashivault://, or leave it empty for a local key file")
+		return
+	}
+	v.check(c.RootKey.File != "", "root_key.file", "is empty", "name the local key file, for example root.key")
+	s, err := c.RootKey.Passphrase.Read()
+	if err != nil {
+		v.errs = append(v.errs, &Error{Key: key, Problem: err.Error()})
+		return
+	}
+	v.check(s.Len() >= minPassphrase, key, fmt.Sprintf("is shorter than %d characters", minPassphrase),
+		"make one: openssl rand -base64 32")
+}
+
+func (v *validator) address(key, address string) (host string, ok bool) {
+	host, port, err := net.SplitHostPort(address)
+	if err == nil {
+		var n int
+		n, err = strconv.Atoi(port)
+		if err == nil && (n < 0 || n > 65535) {
+			err = errors.New("port out of range")
+		}
+	}
+	v.check(err == nil, key, "is not host:port", "write for example 127.0.0.1:8443")
+	return host, err == nil
+}
+
+func (v *validator) listener(key string, l Listener, dev bool) {
+	v.address(key+".address", l.Address)
+	v.check((l.Certificate == "") == (l.Key == ""), key+".key", "and certificate go together", "set both, or neither in dev")
+	v.check(dev || l.Certificate != "", key+".certificate", "is missing", "name the PEM files of certificate and key")
+	for name, list := range map[string][]string{"allow": l.Allow, "trusted_proxies": l.TrustedProxies} {
+		for _, p := range list {
+			_, err := netip.ParsePrefix(p)
+			v.check(err == nil, key+"."+name, strconv.Quote(p)+" is not an address prefix", "write for example 10.0.0.0/8 or 2001:db8::/32")
+		}
+	}
+	v.between(key+".max_connections", l.MaxConnections, 1, 1<<20)
+	v.between(key+".max_connections_per_address", l.MaxConnectionsPerAddress, 1, 1<<20)
+	v.between(key+".burst", l.Burst, 1, 1<<20)
+	v.check(l.RequestsPerSecond > 0, key+".requests_per_second", "is not above 0", "50 is the default")
+	v.between(key+".max_body", int(l.MaxBody), 1024, 64<<20)
+}
+
+func (v *validator) between(key string, n, low, high int) {
+	v.check(n >= low && n <= high, key, fmt.Sprintf("is not from %d to %d", low, high), "")
+}
+
+func (v *validator) login(l Login, dev bool) {
+	if l.Origin != "" {
+		u, err := url.Parse(l.Origin)
+		v.check(err == nil && u.Scheme == "https" && u.Host != "" && u.Path == "" && u.RawQuery == "" && u.User == nil,
+			"login.origin", "is not an https origin", "write for example https://api.example.com")
+	}
+	v.check(dev || !l.AllowTestNumbers, "login.allow_test_numbers", "is for dev only", "remove it")
+	low := 8
+	if dev {
+		low = 6
+	}
+	v.between("login.private_code_min_length", l.PrivateCodeMinLength, low, 32)
+	v.between("login.bcrypt_cost", l.BcryptCost, 10, 15)
+	v.between("login.hash_workers", l.HashWorkers, 0, 1024)
+	v.between("login.starts_per_hour", l.StartsPerHour, 1, 1<<30)
+	v.duration("login.access_lifetime", l.AccessLifetime, time.Second, 15*time.Minute)
+	v.duration("login.idle_lifetime", l.IdleLifetime, l.AccessLifetime, 30*24*time.Hour)
+	v.duration("login.session_lifetime", l.SessionLifetime, l.IdleLifetime, 90*24*time.Hour)
+}
+
+func (v *validator) duration(key string, d, low, high time.Duration) {
+	v.check(d >= low && d <= high, key, fmt.Sprintf("is not from %v to %v", low, high), "")
+}
+
+func (v *validator) sms(s SMS, dev bool) {
+	v.between("sms.daily_cap", s.DailyCap, 1, 1<<30)
+	switch s.Sender {
+	case "inbox":
+		v.check(dev, "sms.sender", "inbox shows one-time codes to anyone, and is for dev only", "use webhook")
+	case "webhook":
+		u, err := url.Parse(s.Webhook)
+		v.check(err == nil && u.Scheme == "https" && u.Host != "" && u.User == nil, "sms.webhook", "is not an https address",
+			"name your gateway, for example https://sms.internal/send")
+		v.secret("sms.secret", s.Secret)
+	default:
+		v.check(false, "sms.sender", "is not a sender", "choose webhook, or inbox in dev")
+	}
+}
+
+const envPrefix = "STRONGROOM_"
+
+// override applies STRONGROOM_* variables. One that names no key is an error: a misspelt override
+// would otherwise be a setting that silently does not hold.
+func (c *Config) override(environ []string) error {
+	fields := map[string]reflect.Value{}
+	collect(fields, envPrefix, reflect.ValueOf(c).Elem())
+	var errs []error
+	var unknown []string
+	for _, kv := range environ {
+		name, value, _ := strings.Cut(kv, "=")
+		if !strings.HasPrefix(name, envPrefix) || strings.HasPrefix(name, envPrefix+"TEST_") {
+			continue
+		}
+		field, ok := fields[name]
+		if !ok {
+			unknown = append(unknown, name)
+			continue
+		}
+		if err := set(field, value); err != nil {
+			errs = append(errs, &Error{Key: name, Problem: err.Error()})
+		}
+	}
+	// Only now is it known which variables the settings name as secrets.
+	for _, name := range unknown {
+		if name != c.RootKey.Passphrase.Env && name != c.Database.Password.Env && name != c.SMS.Secret.Env {
+			errs = append(errs, &Error{Key: name, Problem: "names no setting", Remedy: "see the keys in " + FileName + ", or unset it"})
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func collect(fields map[string]reflect.Value, prefix string, v reflect.Value) {
+	for i := range v.NumField() {
+		name := prefix + strings.ToUpper(v.Type().Field(i).Tag.Get("yaml"))
+		switch f := v.Field(i); {
+		case f.Kind() == reflect.Struct:
+			collect(fields, name+"_", f)
+		case f.Kind() == reflect.Slice && f.Type().Elem().Kind() != reflect.String:
+			// Collections are too rich for a variable.
+		default:
+			fields[name] = f
+		}
+	}
+}
+
+func set(f reflect.Value, s string) error {
+	switch f.Interface().(type) {
+	case string:
+		f.SetString(s)
+	case []string:
+		var list []string
+		for _, item := range strings.Split(s, ",") {
+			if item = strings.TrimSpace(item); item != "" {
+				list = append(list, item)
+			}
+		}
+		f.Set(reflect.ValueOf(list))
+	case time.Duration:
+		d, err := time.ParseDuration(s)
+		if err != nil {
+			return errors.New("is not a duration; write for example 5m")
+		}
+		f.SetInt(int64(d))
+	case bool:
+		b, err := strconv.ParseBool(s)
+		if err != nil {
+			return errors.New("is not true or false")
+		}
+		f.SetBool(b)
+	case int, int64:
+		n, err := strconv.ParseInt(s, 10, 64)
+		if err != nil {
+			return errors.New("is not a whole number")
+		}
+		f.SetInt(n)
+	case float64:
+		n, err := strconv.ParseFloat(s, 64)
+		if err != nil {
+			return errors.New("is not a number")
+		}
+		f.SetFloat(n)
+	}
+	return nil
+}
