@@ -1,0 +1,27 @@
+package db
+
+import (
+	"errors"
+	"sync"
+)
+
+// Alone gives benchmarks the way that group commit is measured against: each call its own BEGIN
+// IMMEDIATE and COMMIT on the writer's connection, one after the other.
+func Alone(d *DB) func(fn func(*Tx) error) error {
+	run := d.engine.(*embedded).writer.run
+	var mu sync.Mutex
+	return func(fn func(*Tx) error) error {
+		mu.Lock()
+		defer mu.Unlock()
+		if err := run.conn.begin("BEGIN IMMEDIATE"); err != nil {
+			return err
+		}
+		tx := &Tx{run: run}
+		err := fn(tx)
+		tx.finish()
+		if err != nil {
+			return errors.Join(err, run.conn.end("ROLLBACK"))
+		}
+		return run.conn.end("COMMIT")
+	}
+}
