@@ -1,0 +1,571 @@
+// Package keyring keeps the keys that everything else is sealed with.
+//
+// A root key, outside the database, wraps key-encryption keys (KEK, versioned); a KEK wraps one data
+// key per customer and the service keys, which are Strongroom's own: the pepper, the token key, the
+// blind-index key, the keys of the audit trail. The promise: no key stands in the database that is
+// not wrapped; a wrapped key opens only for the customer or the name, the version, the environment
+// and the installation that it was made for; a key is never made, and the list never read, without
+// an event in the same transaction; and once a customer's data key is destroyed, nothing that was
+// sealed with it opens again, in any copy.
+//
+// Plaintext keys live in memory only: the KEKs and service keys for the life of the process, the
+// customers' data keys in a bounded cache with a lease. No key prints, whatever the verb. A ring
+// that leaves the cache may still be in use by a request, so its key schedule is left to the garbage
+// collector and not overwritten: sealing under an overwritten key would be far worse. The bytes that
+// a ring is made of are cleared as soon as it is made.
+package keyring
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"strongroom/internal/actor"
+	"strongroom/internal/clock"
+	"strongroom/internal/customer"
+	"strongroom/internal/db"
+	"strongroom/internal/keyring/seal"
+	"strongroom/internal/problem"
+)
+
+// The actions that keyring records.
+const (
+	ActionKEKCreate      = "keyring.kek.create"
+	ActionServiceCreate  = "keyring.service-key.create"
+	ActionCustomerCreate = "keyring.customer-key.create"
+	ActionList           = "keyring.keys.list"
+)
+
+// The states of a key version. The newest that is not destroyed is active, and it alone seals.
+const (
+	active      = "active"
+	retired     = "retired"     // opens, until nothing needs it
+	compromised = "compromised" // opens, and what it sealed is sealed anew first
+	destroyed   = "destroyed"   // is gone
+)
+
+const (
+	room = "keyring"
+	// kekName names the key-encryption keys in scopes and in the list, customerName the data keys.
+	kekName, customerName = "kek", "customer"
+	aesGCM                = "AES-256-GCM"
+	hmacSHA256            = "HMAC-SHA-256"
+	ed25519Name           = "Ed25519"
+
+	defaultCacheSize = 10_000
+	defaultLease     = 5 * time.Minute
+)
+
+// Recorder records an event in the deed's own transaction. The audit trail is behind it.
+type Recorder func(ctx context.Context, tx *db.Tx, by actor.Actor, action, resource string) error
+
+// Options say what a Keyring works with. DB and Root are needed.
+type Options struct {
+	DB   *db.DB
+	Root Root
+
+	// Record records the events. When the trail needs this very keyring, as it does, give Connect
+	// instead: it is called once, as soon as the keyring holds its keys and before they are committed,
+	// and returns the recorder that then also records their making. It must not touch the database,
+	// and what it makes asks the keyring for a key each time it needs one and keeps none: in a race
+	// between two first starts the keys change once more before Open returns.
+	Record  Recorder
+	Connect func(k *Keyring) Recorder
+
+	CacheSize int           // how many customers' rings are kept; 0 means 10,000
+	Lease     time.Duration // for how long one is used without asking the database; 0 means 5 minutes
+
+	Clock   clock.Clock           // nil means clock.System
+	Log     *slog.Logger          // nil discards
+	Metrics prometheus.Registerer // nil keeps none
+}
+
+// Keyring hands out keys. It is safe for concurrent use.
+type Keyring struct {
+	db     *db.DB
+	root   Root
+	clock  clock.Clock
+	log    *slog.Logger
+	keys   atomic.Pointer[keySet]
+	record atomic.Pointer[Recorder]
+	cache  *cache
+}
+
+// keySet is all keys that live as long as the process; it is replaced as a whole.
+type keySet struct {
+	kek     *seal.Ring
+	service map[string]*serviceKey
+}
+
+// Open unwraps the keys of o.DB, and makes the first KEK and the service keys that are missing, each
+// with its event, in one transaction. Two processes that start at the same time agree on one set.
+//
+// It fails with ErrEnvironment for the keys of another environment or installation, with ErrOtherRoot
+// or ErrUnwrap when the root key does not open them, and with the problem "keys-unavailable" when the
+// root key's service does not answer.
+func Open(ctx context.Context, by actor.Actor, o Options) (*Keyring, error) {
+	if o.DB == nil || o.Root == nil {
+		return nil, errors.New("keyring: a database and a root key are needed")
+	}
+	if o.Clock == nil {
+		o.Clock = clock.System
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.CacheSize <= 0 {
+		o.CacheSize = defaultCacheSize
+	}
+	if o.Lease <= 0 {
+		o.Lease = defaultLease
+	}
+	k := &Keyring{db: o.DB, root: o.Root, clock: o.Clock, log: o.Log}
+	var err error
+	if k.cache, err = newCache(o.CacheSize, o.Lease, o.Clock, o.Metrics); err != nil {
+		return nil, fmt.Errorf("keyring: %w", err)
+	}
+	k.SetRecorder(o.Record)
+
+	connected := false
+	connect := func() {
+		if o.Connect != nil && !connected {
+			connected = true
+			k.SetRecorder(o.Connect(k))
+		}
+	}
+	// Another process may make keys between our look and our try; the second round finds them. More
+	// rounds are for an upgrade that makes keys at the same moment.
+	for range 5 {
+		err = k.load(ctx, by, connect)
+		if !errors.Is(err, errMoved) {
+			break
+		}
+	}
+	if errors.Is(err, errMoved) {
+		return nil, keysUnavailable(err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open the keys: %w", err)
+	}
+	k.log.Info("keys are ready", "kek", k.keys.Load().kek.Version(), "root", k.root.ID())
+	return k, nil
+}
+
+// SetRecorder sets what records the events. Without a recorder nothing is made and nothing listed.
+func (k *Keyring) SetRecorder(r Recorder) {
+	if r == nil {
+		k.record.Store(nil)
+		return
+	}
+	k.record.Store(&r)
+}
+
+var errNoRecorder = errors.New("keyring: there is no recorder: no key is made and no list read without an event")
+
+func (k *Keyring) event(ctx context.Context, tx *db.Tx, by actor.Actor, action, resource string) error {
+	record := k.record.Load()
+	if record == nil {
+		return errNoRecorder
+	}
+	return (*record)(ctx, tx, by, action, resource)
+}
+
+// scope is what a ring binds into all that it seals.
+func (k *Keyring) scope(name string) string {
+	return "strongroom/" + k.db.Environment() + "/" + k.db.Installation() + "/" + name
+}
+
+// errMoved means that another process made keys since the first look.
+var errMoved = errors.New("another process is making the keys")
+
+// load reads and unwraps all keys and makes what is missing. The root is called outside of any
+// transaction: it may be a service far away.
+func (k *Keyring) load(ctx context.Context, by actor.Actor, connect func()) error {
+	var keks []kekRow
+	var services []serviceRow
+	err := k.db.View(ctx, func(tx *db.Tx) (err error) {
+		if keks, err = selectKEKs(ctx, tx); err != nil {
+			return err
+		}
+		services, err = selectServiceKeys(ctx, tx)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+
+	var ring *seal.Ring
+	var first *kekRow
+	if len(keks) == 0 {
+		if ring, first, err = k.firstKEK(ctx); err != nil {
+			return err
+		}
+	} else if ring, err = k.unwrapKEKs(ctx, keks); err != nil {
+		return err
+	}
+
+	missing := missingServices(services)
+	if first == nil && len(missing) == 0 {
+		set, err := k.open(ring, services)
+		if err != nil {
+			return err
+		}
+		k.keys.Store(set)
+		connect()
+		return nil
+	}
+
+	// The keys are made before the transaction, which may run more than once: whatever Connect saw in
+	// a run that came to nothing is still true in the next.
+	made := make([]serviceRow, len(missing))
+	for i, d := range missing {
+		made[i] = k.newServiceRow(ring, d)
+	}
+	return k.db.UpdateReadCommitted(ctx, func(tx *db.Tx) error {
+		// Every insertion waits for another process that is inserting the same row, and then does
+		// nothing: who is late knows it and rolls back.
+		if first != nil {
+			if err := insertKEK(ctx, tx, *first); err != nil {
+				return err
+			}
+		}
+		for _, row := range made {
+			if err := insertServiceKey(ctx, tx, row); err != nil {
+				return err
+			}
+		}
+		all, err := selectServiceKeys(ctx, tx)
+		if err != nil {
+			return err
+		}
+		set, err := k.open(ring, all)
+		if err != nil {
+			return err
+		}
+		k.keys.Store(set)
+		connect()
+		if first != nil {
+			if err := k.event(ctx, tx, by, ActionKEKCreate, "kek "+strconv.Itoa(int(first.version))); err != nil {
+				return err
+			}
+		}
+		for _, row := range made {
+			resource := "service key " + row.name + "/" + strconv.Itoa(int(row.version))
+			if err := k.event(ctx, tx, by, ActionServiceCreate, resource); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+func (k *Keyring) kekContext(version uint32) []byte {
+	return contextOf(kekName, k.db.Environment(), k.db.Installation(), uint64(version))
+}
+
+// firstKEK makes KEK 1, which is not in the database yet.
+func (k *Keyring) firstKEK(ctx context.Context) (*seal.Ring, *kekRow, error) {
+	material := newMaterial()
+	wrapped, err := k.root.Wrap(ctx, material, k.kekContext(1))
+	if err != nil {
+		clear(material)
+		return nil, nil, fmt.Errorf("wrap KEK 1: %w", err)
+	}
+	ring, err := ringOf(k.scope(kekName), material)
+	if err != nil {
+		return nil, nil, err
+	}
+	return ring, &kekRow{
+		version: 1, algorithm: aesGCM, state: active, madeAt: clock.Micros(k.clock.Now()),
+		wraps: []kekWrap{{rootID: k.root.ID(), wrapped: wrapped}},
+	}, nil
+}
+
+// unwrapKEKs opens all KEKs that are not destroyed. The rows are in order of their version.
+func (k *Keyring) unwrapKEKs(ctx context.Context, rows []kekRow) (*seal.Ring, error) {
+	var keys []*seal.Key
+	states := make([]string, len(rows))
+	for i, row := range rows {
+		states[i] = row.state
+		if row.state == destroyed {
+			continue
+		}
+		if row.algorithm != aesGCM {
+			return nil, fmt.Errorf("KEK %d is for %q, which this version does not know", row.version, row.algorithm)
+		}
+		material, err := k.unwrapKEK(ctx, row)
+		if err != nil {
+			return nil, err
+		}
+		key, err := seal.NewKey(row.version, material)
+		clear(material)
+		if err != nil {
+			return nil, fmt.Errorf("KEK %d: %w", row.version, err)
+		}
+		keys = append(keys, key)
+	}
+	if err := checkStates(states); err != nil {
+		return nil, fmt.Errorf("the KEKs: %w", err)
+	}
+	return seal.NewRing(k.scope(kekName), keys...)
+}
+
+func (k *Keyring) unwrapKEK(ctx context.Context, row kekRow) ([]byte, error) {
+	if len(row.wraps) == 0 {
+		return nil, fmt.Errorf("%w: KEK %d is not there: bring the table kek_wrap back from a backup", ErrDamaged, row.version)
+	}
+	// Our own root first. Its id may also have changed while the key is the same (an alias, say), so
+	// the others are tried as well.
+	wraps := row.wraps
+	for i, w := range wraps {
+		if w.rootID == k.root.ID() {
+			wraps = []kekWrap{wraps[i]}
+			break
+		}
+	}
+	var failed error
+	for _, w := range wraps {
+		material, err := k.root.Unwrap(ctx, w.wrapped, k.kekContext(row.version))
+		switch {
+		case err == nil:
+			return material, nil
+		case errors.Is(err, ErrContext):
+			return nil, fmt.Errorf("%w: KEK %d was not made for %s, installation %s: configure the environment, database and root key that belong together: %w",
+				ErrEnvironment, row.version, k.db.Environment(), k.db.Installation(), err)
+		case problem.Of(err) != nil:
+			return nil, err
+		case w.rootID != k.root.ID():
+			failed = otherRoot(fmt.Sprintf("KEK %d", row.version), w.rootID, k.root.ID())
+		default:
+			failed = fmt.Errorf("KEK %d: %w: the row was altered, or the root key %s was replaced: bring them back from a backup", row.version, err, w.rootID)
+		}
+	}
+	return nil, failed
+}
+
+// checkStates checks the states of a key's versions, oldest first.
+func checkStates(states []string) error {
+	newest := ""
+	for _, s := range states {
+		switch s {
+		case active, retired, compromised:
+			newest = s
+		case destroyed:
+		default:
+			return fmt.Errorf("%w: the state %q is not known to this version", ErrDamaged, s)
+		}
+	}
+	if newest != active {
+		return fmt.Errorf("%w: the newest version is not active", ErrDamaged)
+	}
+	return nil
+}
+
+// unwrap opens what a KEK wraps. The row's own note of which KEK that is must agree, because KEKs are
+// destroyed by it.
+func unwrap(kek *seal.Ring, p seal.Place, kekVersion uint32, wrapped []byte) ([]byte, error) {
+	if v, err := seal.KeyVersion(wrapped); err != nil || v != kekVersion {
+		return nil, fmt.Errorf("%w: the row was altered: bring it back from a backup", ErrUnwrap)
+	}
+	material, err := kek.Open(p, wrapped)
+	if errors.Is(err, seal.ErrKeyVersion) {
+		return nil, keysUnavailable(fmt.Errorf("it is wrapped by KEK %d, which this process does not hold", kekVersion))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w: the row was altered or belongs elsewhere: bring it back from a backup", ErrUnwrap)
+	}
+	return material, nil
+}
+
+func newMaterial() []byte {
+	b := make([]byte, seal.KeySize)
+	rand.Read(b)
+	return b
+}
+
+// CreateCustomer makes the data key of a new customer, in the transaction that makes the customer.
+// It fails with the problem "customer-exists" when there is one, and with "customer-erased" when
+// there was one: an erased customer never comes back under the same name.
+func (k *Keyring) CreateCustomer(ctx context.Context, tx *db.Tx, by actor.Actor, c customer.ID) (*seal.Ring, error) {
+	if !c.Valid() {
+		return nil, fmt.Errorf("keyring: %q is no customer's id", c)
+	}
+	if k.record.Load() == nil {
+		return nil, errNoRecorder
+	}
+	erased, err := isErased(ctx, tx, c)
+	if err != nil {
+		return nil, err
+	}
+	if erased {
+		return nil, errErased
+	}
+	material := newMaterial()
+	kek := k.keys.Load().kek
+	row := dataRow{
+		version: 1, kekVersion: kek.Version(), state: active,
+		wrapped: kek.Seal(dataPlace(c, 1), material), madeAt: clock.Micros(k.clock.Now()),
+	}
+	ring, err := ringOf(k.scope(customerName), material)
+	if err != nil {
+		return nil, err
+	}
+	made, err := insertDataKey(ctx, tx, c, row)
+	if err != nil {
+		return nil, err
+	}
+	if !made {
+		return nil, problem.New(problem.Conflict, "customer-exists", "The customer exists already.")
+	}
+	if err := k.event(ctx, tx, by, ActionCustomerCreate, "customer key "+string(c)+"/1"); err != nil {
+		return nil, err
+	}
+	tx.AfterCommit(func() { k.cache.put(c, ring) })
+	return ring, nil
+}
+
+var (
+	errErased  = problem.New(problem.Gone, "customer-erased", "The customer's data were erased.")
+	errUnknown = problem.New(problem.NotFound, "customer-not-found", "There is no such customer.")
+)
+
+// Customer returns the ring of c's data key, in all its versions, as tx sees it: also of a customer
+// that tx itself has just made. It fails with the problem "customer-erased" when the key was
+// destroyed and with "customer-not-found" when there never was one.
+//
+// The ring comes from the cache while its lease lasts, so that an erasure by another process takes
+// up to a lease to be seen; an erasure by this one is seen at once, by Forget.
+func (k *Keyring) Customer(ctx context.Context, tx *db.Tx, c customer.ID) (*seal.Ring, error) {
+	if !c.Valid() {
+		return nil, errUnknown
+	}
+	if ring := k.cache.get(c); ring != nil {
+		return ring, nil
+	}
+	rows, err := selectDataKeys(ctx, tx, c)
+	if err != nil {
+		return nil, err
+	}
+	if len(rows) == 0 {
+		return nil, errUnknown
+	}
+	kek := k.keys.Load().kek
+	var keys []*seal.Key
+	states := make([]string, len(rows))
+	for i, row := range rows {
+		if row.version == 0 { // the tombstone
+			return nil, errErased
+		}
+		states[i] = row.state
+		if row.state == destroyed {
+			continue
+		}
+		material, err := unwrap(kek, dataPlace(c, row.version), row.kekVersion, row.wrapped)
+		if err != nil {
+			return nil, fmt.Errorf("data key %s/%d: %w", c, row.version, err)
+		}
+		key, err := seal.NewKey(row.version, material)
+		clear(material)
+		if err != nil {
+			return nil, fmt.Errorf("data key %s/%d: %w", c, row.version, err)
+		}
+		keys = append(keys, key)
+	}
+	if len(keys) == 0 {
+		return nil, errErased
+	}
+	if err := checkStates(states); err != nil {
+		return nil, fmt.Errorf("data key %s: %w", c, err)
+	}
+	ring, err := seal.NewRing(k.scope(customerName), keys...)
+	if err != nil {
+		return nil, err
+	}
+	// What tx sees may be its own and not committed: it is kept once it is.
+	tx.AfterCommit(func() { k.cache.put(c, ring) })
+	return ring, nil
+}
+
+func dataPlace(c customer.ID, version uint32) seal.Place {
+	return seal.Place{Room: room, Table: "data_key", Customer: string(c), Version: int64(version)}
+}
+
+// Forget has this process drop c's ring and ask the database each time for one lease, so that a
+// request that began before does not bring back what it had read. Call it after the transaction
+// that destroyed or changed c's key was committed.
+func (k *Keyring) Forget(c customer.ID) { k.cache.forget(c) }
+
+// Info describes one version of a key, or of all customers' data keys together.
+type Info struct {
+	Name      string // "kek", "customer", or the name of a service key
+	Version   uint32
+	Algorithm string
+	State     string // active, retired, compromised or destroyed
+	MadeAt    time.Time
+	Uses      int64  // KEK: how many keys it wraps; customer: how many customers; -1 unknown
+	WrappedBy string // the root key's id, or "kek/1"
+}
+
+// List returns all keys, without anything secret: KEKs first, then the customers' data keys summed up
+// by version, KEK and state (MadeAt is the oldest), then the service keys. It leaves an event.
+func (k *Keyring) List(ctx context.Context, by actor.Actor) ([]Info, error) {
+	var list []Info
+	err := k.db.Update(ctx, func(tx *db.Tx) error {
+		list = nil
+		if err := k.event(ctx, tx, by, ActionList, "keys"); err != nil {
+			return err
+		}
+		keks, err := selectKEKs(ctx, tx)
+		if err != nil {
+			return err
+		}
+		services, err := selectServiceKeys(ctx, tx)
+		if err != nil {
+			return err
+		}
+		data, err := countDataKeys(ctx, tx)
+		if err != nil {
+			return err
+		}
+		wraps := make(map[uint32]int64)
+		for _, d := range data {
+			wraps[d.kekVersion] += d.count
+		}
+		for _, s := range services {
+			wraps[s.kekVersion]++
+		}
+		wrappedBy := func(kek uint32) string { return kekName + "/" + strconv.Itoa(int(kek)) }
+		for _, r := range keks {
+			var roots []string
+			for _, w := range r.wraps {
+				roots = append(roots, w.rootID)
+			}
+			list = append(list, Info{
+				Name: kekName, Version: r.version, Algorithm: r.algorithm, State: r.state,
+				MadeAt: clock.FromMicros(r.madeAt), Uses: wraps[r.version], WrappedBy: strings.Join(roots, ", "),
+			})
+		}
+		for _, d := range data {
+			list = append(list, Info{
+				Name: customerName, Version: d.version, Algorithm: aesGCM, State: d.state,
+				MadeAt: clock.FromMicros(d.madeAt), Uses: d.count, WrappedBy: wrappedBy(d.kekVersion),
+			})
+		}
+		for _, s := range services {
+			list = append(list, Info{
+				Name: s.name, Version: s.version, Algorithm: s.algorithm, State: s.state,
+				MadeAt: clock.FromMicros(s.madeAt), Uses: -1, WrappedBy: wrappedBy(s.kekVersion),
+			})
+		}
+		return nil
+	})
+	return list, err
+}
