@@ -13,28 +13,37 @@ const redacted = "[redacted]"
 
 // Value is a secret: a key, a passphrase, a private code, a one-time code, a token.
 // The zero Value is empty.
-type Value struct{ b []byte }
+type Value struct {
+	// A pointer, because fmt answers some wrong verbs (%p) with a struct's raw members before it
+	// asks Format; of a pointer it prints the address.
+	b *[]byte
+}
 
 // New returns a Value that holds b itself, not a copy.
-func New(b []byte) Value { return Value{b} }
+func New(b []byte) Value { return Value{&b} }
 
 // FromString returns a Value that holds the bytes of s.
-func FromString(s string) Value { return Value{[]byte(s)} }
+func FromString(s string) Value { return New([]byte(s)) }
 
 // Reveal returns the secret's own bytes. The caller must not change or log them.
-func (v Value) Reveal() []byte { return v.b }
+func (v Value) Reveal() []byte {
+	if v.b == nil {
+		return nil
+	}
+	return *v.b
+}
 
 // Len returns the length in bytes.
-func (v Value) Len() int { return len(v.b) }
+func (v Value) Len() int { return len(v.Reveal()) }
 
 // IsZero reports whether there is no secret.
-func (v Value) IsZero() bool { return len(v.b) == 0 }
+func (v Value) IsZero() bool { return v.Len() == 0 }
 
 // Equal compares in constant time for values of equal length.
-func (v Value) Equal(w Value) bool { return subtle.ConstantTimeCompare(v.b, w.b) == 1 }
+func (v Value) Equal(w Value) bool { return subtle.ConstantTimeCompare(v.Reveal(), w.Reveal()) == 1 }
 
 // Wipe overwrites the bytes. Copies that others made stay.
-func (v Value) Wipe() { clear(v.b) }
+func (v Value) Wipe() { clear(v.Reveal()) }
 
 // String hides the secret from fmt.
 func (v Value) String() string { return redacted }
@@ -60,6 +69,6 @@ func (v *Value) UnmarshalJSON(data []byte) error {
 	if err := json.Unmarshal(data, &s); err != nil {
 		return fmt.Errorf("secret is not a JSON string")
 	}
-	v.b = []byte(s)
+	*v = FromString(s)
 	return nil
 }
