@@ -65,7 +65,8 @@ const (
 )
 
 // Recorder records an event in the deed's own transaction. The audit trail is behind it.
-type Recorder func(ctx context.Context, tx *db.Tx, by actor.Actor, action, resource string) error
+// The customer is whose key it is about, or "".
+type Recorder func(ctx context.Context, tx *db.Tx, by actor.Actor, c customer.ID, action, resource string) error
 
 // Options say what a Keyring works with. DB and Root are needed.
 type Options struct {
@@ -170,12 +171,12 @@ func (k *Keyring) SetRecorder(r Recorder) {
 
 var errNoRecorder = errors.New("keyring: there is no recorder: no key is made and no list read without an event")
 
-func (k *Keyring) event(ctx context.Context, tx *db.Tx, by actor.Actor, action, resource string) error {
+func (k *Keyring) event(ctx context.Context, tx *db.Tx, by actor.Actor, c customer.ID, action, resource string) error {
 	record := k.record.Load()
 	if record == nil {
 		return errNoRecorder
 	}
-	return (*record)(ctx, tx, by, action, resource)
+	return (*record)(ctx, tx, by, c, action, resource)
 }
 
 // scope is what a ring binds into all that it seals.
@@ -253,13 +254,13 @@ func (k *Keyring) load(ctx context.Context, by actor.Actor, connect func()) erro
 		k.keys.Store(set)
 		connect()
 		if first != nil {
-			if err := k.event(ctx, tx, by, ActionKEKCreate, "kek "+strconv.Itoa(int(first.version))); err != nil {
+			if err := k.event(ctx, tx, by, "", ActionKEKCreate, "kek "+strconv.Itoa(int(first.version))); err != nil {
 				return err
 			}
 		}
 		for _, row := range made {
 			resource := "service key " + row.name + "/" + strconv.Itoa(int(row.version))
-			if err := k.event(ctx, tx, by, ActionServiceCreate, resource); err != nil {
+			if err := k.event(ctx, tx, by, "", ActionServiceCreate, resource); err != nil {
 				return err
 			}
 		}
@@ -425,7 +426,7 @@ func (k *Keyring) CreateCustomer(ctx context.Context, tx *db.Tx, by actor.Actor,
 	if !made {
 		return nil, problem.New(problem.Conflict, "customer-exists", "The customer exists already.")
 	}
-	if err := k.event(ctx, tx, by, ActionCustomerCreate, "customer key "+string(c)+"/1"); err != nil {
+	if err := k.event(ctx, tx, by, c, ActionCustomerCreate, "customer key "+string(c)+"/1"); err != nil {
 		return nil, err
 	}
 	tx.AfterCommit(func() { k.cache.put(c, ring) })
@@ -489,7 +490,8 @@ func (k *Keyring) Customer(ctx context.Context, tx *db.Tx, c customer.ID) (*seal
 	if err != nil {
 		return nil, err
 	}
-	// What tx sees may be its own and not committed: it is kept once it is.
+	// What tx sees may be its own and not committed: it is kept once it is. A View has no commit and
+	// leaves nothing in the cache.
 	tx.AfterCommit(func() { k.cache.put(c, ring) })
 	return ring, nil
 }
@@ -520,7 +522,7 @@ func (k *Keyring) List(ctx context.Context, by actor.Actor) ([]Info, error) {
 	var list []Info
 	err := k.db.Update(ctx, func(tx *db.Tx) error {
 		list = nil
-		if err := k.event(ctx, tx, by, ActionList, "keys"); err != nil {
+		if err := k.event(ctx, tx, by, "", ActionList, "keys"); err != nil {
 			return err
 		}
 		keks, err := selectKEKs(ctx, tx)

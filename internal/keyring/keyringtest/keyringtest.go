@@ -11,6 +11,7 @@ import (
 	_ "gocloud.dev/secrets/localsecrets" // base64key://, which no product code links
 
 	"strongroom/internal/actor"
+	"strongroom/internal/customer"
 	"strongroom/internal/db"
 	"strongroom/internal/keyring"
 )
@@ -33,7 +34,7 @@ func Open(t testing.TB, d *db.DB) *keyring.Keyring {
 	t.Helper()
 	k, err := keyring.Open(t.Context(), actor.OfSystem("test"), keyring.Options{
 		DB: d, Root: Root(t),
-		Record: func(context.Context, *db.Tx, actor.Actor, string, string) error { return nil },
+		Record: func(context.Context, *db.Tx, actor.Actor, customer.ID, string, string) error { return nil },
 	})
 	if err != nil {
 		t.Fatal(err)
