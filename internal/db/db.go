@@ -95,6 +95,8 @@ type DB struct {
 type engine interface {
 	update(ctx context.Context, level sql.IsolationLevel, fn func(*Tx) error) ([]func(), error)
 	view(ctx context.Context, fn func(*Tx) error) error
+	// space reports whether there is room to write, as far as that can be known without writing.
+	space() error
 	close() error
 }
 
@@ -180,6 +182,9 @@ func (d *DB) Engine() Engine { return d.kind }
 // there is space again: it then tries a small write of its own.
 func (d *DB) Ping(ctx context.Context) error {
 	if d.full.Load() {
+		if err := d.engine.space(); err != nil {
+			return err
+		}
 		return d.Update(ctx, func(tx *Tx) error {
 			_, err := tx.Exec(ctx, `UPDATE installation SET probed_at = probed_at + 1 WHERE one = $1`, 1)
 			return err

@@ -25,3 +25,6 @@ func Alone(d *DB) func(fn func(*Tx) error) error {
 		return run.conn.end("COMMIT")
 	}
 }
+
+// Queued returns how many transactions wait for the writer.
+func Queued(d *DB) int { return len(d.engine.(*embedded).writer.queue) }

@@ -12,6 +12,7 @@ import (
 	"net"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -41,6 +42,7 @@ type server struct {
 	log     *slog.Logger
 	pool    *sql.DB
 	slots   chan struct{} // one for each connection, so that waiting for one can end with a context
+	closed  atomic.Bool
 }
 
 // postgresRunner runs the statements of one transaction.
@@ -261,6 +263,8 @@ func (s *server) begin(wait, own context.Context, o *sql.TxOptions) (*sql.Tx, er
 		}
 		s.leave()
 		switch {
+		case s.closed.Load():
+			return nil, unavailable(errClosed)
 		case wait.Err() != nil:
 			return nil, waited(wait)
 		case postgresFailure(err):
@@ -288,13 +292,29 @@ func (s *server) view(ctx context.Context, fn func(*Tx) error) error {
 	if err != nil && ctx.Err() != nil && (errors.Is(err, ctx.Err()) || postgresFailure(err)) {
 		return waited(ctx)
 	}
-	if err != nil && postgresFailure(err) {
+	if postgresFailure(err) && sqlState(err) != "25006" { // 25006: fn tried to write
 		return unavailable(err)
 	}
 	return err
 }
 
-func (s *server) close() error { return s.pool.Close() }
+// space is the server's own affair.
+func (s *server) space() error { return nil }
+
+// close waits for the transactions that run, and then lets no other begin.
+func (s *server) close() error {
+	if s.closed.Swap(true) {
+		return nil
+	}
+	for range poolSize {
+		s.slots <- struct{}{}
+	}
+	err := s.pool.Close()
+	for range poolSize {
+		<-s.slots
+	}
+	return err
+}
 
 // conflict reports whether the transaction lost against another and may run again.
 func conflict(err error) bool {

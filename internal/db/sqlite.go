@@ -54,7 +54,8 @@ func (r *sqliteRunner) queryRow(ctx context.Context, query string, args []any) *
 	return r.sql.QueryRowContext(ctx, query, args...)
 }
 
-func (r *sqliteRunner) sticky(err error) bool { return sqliteFailure(err) }
+// sticky is left to conn.broken, which also sees what goes wrong while rows are read.
+func (r *sqliteRunner) sticky(error) bool { return false }
 
 // openSQLite opens, or makes, the embedded database. Everything that can refuse it comes first and
 // only reads; see look.
@@ -251,6 +252,13 @@ func look(ctx context.Context, path string, key []byte) (inspection, error) {
 		err = pool.QueryRowContext(ctx, `PRAGMA page_count`).Scan(&pages)
 	}
 	err = errors.Join(err, pool.Close())
+	if header.noLog {
+		// SQLite opened an empty one. Remove would take nothing else, as it was empty a moment ago and
+		// the lock keeps others out.
+		if info, serr := os.Lstat(path + "-wal"); serr == nil && info.Size() == 0 {
+			err = errors.Join(err, os.Remove(path+"-wal"))
+		}
+	}
 	switch {
 	case ctx.Err() != nil:
 		return inspection{}, ctx.Err()
@@ -267,7 +275,10 @@ func look(ctx context.Context, path string, key []byte) (inspection, error) {
 }
 
 // sizes are those of the database's file and of its log, in bytes.
-type sizes struct{ size, log int64 }
+type sizes struct {
+	size, log int64
+	noLog     bool // there is no such file
+}
 
 // openable decides between a right key, a wrong key and a damaged file by reading alone.
 func openable(path string, key []byte) (sizes, error) {
@@ -289,7 +300,7 @@ func openable(path string, key []byte) (sizes, error) {
 			return s, err
 		}
 		s.log = info.Size()
-	} else if !errors.Is(err, fs.ErrNotExist) {
+	} else if s.noLog = errors.Is(err, fs.ErrNotExist); !s.noLog {
 		return s, err
 	}
 	if s.size < pageSize {
@@ -363,6 +374,7 @@ PRAGMA synchronous=FULL;
 PRAGMA foreign_keys=ON;
 PRAGMA trusted_schema=OFF;
 PRAGMA cell_size_check=ON;
+PRAGMA journal_size_limit=67108864;
 PRAGMA cache_size=-4096`
 
 func (e *embedded) start(ctx context.Context, path string, o Options) (err error) {
@@ -440,7 +452,7 @@ func (e *embedded) view(ctx context.Context, fn func(*Tx) error) (err error) {
 		}
 	}
 	if !open {
-		return errClosed
+		return unavailable(errClosed)
 	}
 	c := r.conn
 	old := c.c.SetInterrupt(ctx)
@@ -456,7 +468,7 @@ func (e *embedded) view(ctx context.Context, fn func(*Tx) error) (err error) {
 			}
 		}
 		e.readers <- r
-		err = e.readError(ctx, tx, err)
+		err = readError(ctx, err)
 	}()
 	if err = c.begin("BEGIN"); err != nil {
 		returned = true
@@ -468,14 +480,14 @@ func (e *embedded) view(ctx context.Context, fn func(*Tx) error) (err error) {
 }
 
 // readError says what a failure of a read means to the caller.
-func (e *embedded) readError(ctx context.Context, tx *Tx, err error) error {
+func readError(ctx context.Context, err error) error {
 	switch {
 	case err == nil:
 		return nil
 	case errors.Is(err, sqlite3.INTERRUPT) && ctx.Err() != nil:
 		return waited(ctx)
-	case sqliteFailure(err), tx.err != nil:
-		return unavailable(err)
+	case errors.Is(err, sqlite3.READONLY): // fn tried to write
+		return err
 	}
 	return engineError(err)
 }
@@ -502,9 +514,25 @@ func engineError(err error) error {
 	return err
 }
 
-// noSpace reports whether err came from a full disk.
+// noSpace reports whether err came from a full disk, or may have: SQLite sometimes says no more than
+// that writing failed.
 func noSpace(err error) bool {
-	return errors.Is(err, sqlite3.FULL) || errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) || postgresFull(err)
+	return errors.Is(err, sqlite3.FULL) || errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) ||
+		errors.Is(err, sqlite3.IOERR) && !errors.Is(err, sqlite3.IOERR_DATA) || postgresFull(err)
+}
+
+// space wants room for a few write-backs of the log: a small write may find a place inside files
+// that are there while the next one would fail.
+func (e *embedded) space() error {
+	const least = 4 << 20
+	var fs unix.Statfs_t
+	if err := unix.Fstatfs(int(e.lock.Fd()), &fs); err != nil {
+		return err
+	}
+	if free := fs.Bavail * uint64(fs.Bsize); free < least {
+		return unavailable(fmt.Errorf("the disk has %d bytes left: %w", free, unix.ENOSPC))
+	}
+	return nil
 }
 
 func (e *embedded) close() error {

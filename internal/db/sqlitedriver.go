@@ -76,7 +76,7 @@ type conn struct {
 	// whole transaction back; a statement after that would commit on its own, so it is refused.
 	within bool
 	lost   error // why the transaction is no more; nil while it lives
-	broken error // the first engine failure since BEGIN
+	broken error // the first failure of the engine in this transaction, which fn may hide
 }
 
 type stmt struct {
@@ -173,8 +173,19 @@ func (c *conn) failed(err error) error {
 	return err
 }
 
+// errEngine is a panic of the engine: it panics when it is out of memory.
+var errEngine = errors.New("the database engine panicked")
+
+// caught turns a panic of the engine, which would be taken for one of fn's, into an error.
+func (c *conn) caught(err *error) {
+	if p := recover(); p != nil {
+		*err = c.failed(fmt.Errorf("%w: %v", errEngine, p))
+	}
+}
+
 // exec runs a statement to its end. The arguments are those that checked returned.
-func (c *conn) exec(query string, args []any) (int64, error) {
+func (c *conn) exec(query string, args []any) (n int64, err error) {
+	defer c.caught(&err)
 	st, err := c.prepare(query)
 	if err != nil {
 		return 0, err
@@ -255,7 +266,8 @@ func (c *conn) CheckNamedValue(nv *driver.NamedValue) error {
 }
 
 // QueryContext is part of driver.QueryerContext.
-func (c *conn) QueryContext(_ context.Context, query string, named []driver.NamedValue) (driver.Rows, error) {
+func (c *conn) QueryContext(_ context.Context, query string, named []driver.NamedValue) (_ driver.Rows, err error) {
+	defer c.caught(&err)
 	st, err := c.prepare(query)
 	if err != nil {
 		return nil, err
@@ -352,7 +364,8 @@ func (r *rows) Close() error {
 }
 
 // Next is part of driver.Rows.
-func (r *rows) Next(dest []driver.Value) error {
+func (r *rows) Next(dest []driver.Value) (err error) {
+	defer r.c.caught(&err)
 	if r.closed {
 		return errors.New("the rows were read after the end of their transaction")
 	}
@@ -381,6 +394,9 @@ func (r *rows) Next(dest []driver.Value) error {
 
 // sqliteFailure reports whether err says that the engine, not the statement, failed for now.
 func sqliteFailure(err error) bool {
+	if errors.Is(err, errEngine) {
+		return true
+	}
 	var code sqlite3.ErrorCode
 	if !errors.As(err, &code) || errors.Is(err, sqlite3.IOERR_DATA) {
 		return false

@@ -37,6 +37,8 @@ type writer struct {
 	batch []*request // those to run in this commit, in order
 	next  int        // the first of batch that was not run yet
 	ran   []*request // those of batch that wait for the commit
+	later []*request // those to run in the next commit
+	only  bool       // the batch takes no more
 	began time.Time
 }
 
@@ -118,7 +120,7 @@ func (w *writer) enqueue(ctx context.Context, r *request) error {
 	w.mu.RLock()
 	defer w.mu.RUnlock()
 	if w.stopped {
-		return errClosed
+		return unavailable(errClosed)
 	}
 	w.metrics.queue.Inc()
 	select {
@@ -145,14 +147,17 @@ func (w *writer) loop() {
 	}()
 	for {
 		if w.next == len(w.batch) && len(w.ran) == 0 {
-			w.batch, w.next = w.batch[:0], 0
-			r, ok := <-w.queue
-			if !ok {
-				finished = true
-				close(w.ended)
-				return
+			w.batch, w.next = append(w.batch[:0], w.later...), 0
+			w.later, w.only = nil, false
+			if len(w.batch) == 0 {
+				r, ok := <-w.queue
+				if !ok {
+					finished = true
+					close(w.ended)
+					return
+				}
+				w.take(r)
 			}
-			w.take(r)
 			w.began = time.Now()
 		}
 		for w.next < len(w.batch) || w.more() {
@@ -174,10 +179,7 @@ func (w *writer) take(r *request) {
 
 // more adds a waiting transaction to the batch, if there is one and room for it.
 func (w *writer) more() bool {
-	if len(w.batch) >= maxBatch {
-		return false
-	}
-	if len(w.batch)%16 == 0 && time.Since(w.began) > maxHold {
+	if w.only || len(w.batch) >= maxBatch || time.Since(w.began) > maxHold {
 		return false
 	}
 	for n := len(w.batch); n == len(w.batch); {
@@ -229,19 +231,17 @@ func (w *writer) one(r *request) {
 	}()
 	err := r.fn(tx)
 	returned = true
-	if err == nil {
-		err = tx.err // a failure of the engine counts even when fn made light of it
-	}
-	if err == nil && c.lost == nil {
+	if err == nil && c.broken == nil && c.lost == nil {
 		err = w.keep(tx, alone)
+		if err == nil && c.lost == nil {
+			r.err, r.after = nil, tx.after
+			w.ran = append(w.ran, r)
+			return
+		}
 	}
-	if err == nil && c.lost == nil {
-		r.err, r.after = nil, tx.after
-		w.ran = append(w.ran, r)
-		return
-	}
-	if err == nil || tx.err != nil || c.lost != nil {
-		err = unavailable(errors.Join(c.lost, tx.err, err))
+	if c.broken != nil || c.lost != nil || err == nil {
+		// What the engine did counts even when fn made light of it.
+		err = unavailable(errors.Join(c.broken, c.lost, err))
 	}
 	w.undo(tx, alone)
 	r.err = engineError(err)
@@ -278,8 +278,8 @@ func (w *writer) undo(tx *Tx, alone bool) {
 	}
 }
 
-// reset rolls everything back and has those run once more that were waiting for the commit. One
-// that met this before fails instead: with the disk full, it would go round for ever.
+// reset rolls everything back. Those that were waiting for the commit run once more, in a commit of
+// their own; one that meets this again fails, as on a full disk it would go round for ever.
 func (w *writer) reset(cause error) {
 	c := w.run.conn
 	err := guard(func() error {
@@ -304,7 +304,8 @@ func (w *writer) reset(cause error) {
 		again = append(again, r)
 	}
 	if len(again) > 0 {
-		w.batch, w.next = append(again, rest...), 0
+		w.later = append(append([]*request(nil), rest...), w.later...)
+		w.batch, w.next, w.only = again, 0, true
 	}
 }
 
@@ -334,11 +335,11 @@ func (w *writer) commit() {
 	w.batch, w.next = w.batch[:0], 0
 }
 
-// guard turns a panic of the engine (it panics when out of memory) into an error.
+// guard turns a panic of the engine into an error.
 func guard(f func() error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			err = fmt.Errorf("the database engine panicked: %v", p)
+			err = fmt.Errorf("%w: %v", errEngine, p)
 		}
 	}()
 	return f()

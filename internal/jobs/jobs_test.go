@@ -319,3 +319,39 @@ func TestHistoryAcrossRestarts(t *testing.T) {
 		}
 	})
 }
+
+// A job whose lease is taken over while it runs is told to stop, and what it still tries is fenced.
+func TestLostLeaseEndsTheRun(t *testing.T) {
+	ctx := context.Background()
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		r := jobs.New(d, jobs.Options{})
+		jobs.SetLeaseTime(r, 60*time.Millisecond)
+		ended := make(chan string, 1)
+		r.Add(jobs.Job{Name: "shared", Leased: true, Run: func(run context.Context) error {
+			l, _ := jobs.LeaseOf(run)
+			future := clock.NewManual(time.Now().Add(time.Hour)) // whose clock sees the lease expired
+			if _, held, err := jobs.Acquire(ctx, d, future, l.Name, "thief", time.Hour); err != nil || !held {
+				t.Errorf("takeover: %v %v", held, err)
+			}
+			<-run.Done()
+			err := d.Update(ctx, func(tx *db.Tx) error {
+				if ok, err := jobs.Holds(ctx, tx, l.Name, l.Holder, l.Epoch); err != nil || ok {
+					t.Errorf("Holds: %v %v", ok, err)
+				}
+				return nil
+			})
+			ended <- "ended"
+			return errors.Join(err, run.Err())
+		}})
+		r.Start(ctx)
+		r.Wake("shared")
+		wait(t, ended)
+		if err := r.Stop(ctx); err != nil {
+			t.Fatal(err)
+		}
+		runs, err := jobs.History(ctx, d, "shared", 1)
+		if err != nil || len(runs) != 1 || runs[0].Outcome != jobs.Stopped {
+			t.Errorf("%+v, %v", runs, err)
+		}
+	})
+}
