@@ -152,6 +152,10 @@ type SMS struct {
 	// Webhook is the HTTPS address of the gateway; each request is signed with Secret.
 	Webhook string `yaml:"webhook"`
 	Secret  Secret `yaml:"secret"`
+	// NumberHourly and NumberDaily bound the messages to one number; logins from the customer's own
+	// devices, logins from others and registrations are counted apart.
+	NumberHourly int `yaml:"number_hourly"`
+	NumberDaily  int `yaml:"number_daily"`
 	// DailyCap bounds all messages of a day.
 	DailyCap int `yaml:"daily_cap"`
 }
@@ -168,8 +172,10 @@ type Log struct {
 type Collection struct {
 	Name        string        `yaml:"name"`
 	Description string        `yaml:"description"`
+	Version     int           `yaml:"version"`
 	Purposes    []string      `yaml:"purposes"`
 	Retention   time.Duration `yaml:"retention"`
+	Limit       int           `yaml:"limit"`
 	Fields      []Field       `yaml:"fields"`
 }
 
@@ -181,7 +187,9 @@ type Field struct {
 	Sensitivity string `yaml:"sensitivity"`
 	Mask        string `yaml:"mask"`
 	Index       bool   `yaml:"index"`
+	Unique      bool   `yaml:"unique"`
 	MaxLength   int    `yaml:"max_length"`
+	Pattern     string `yaml:"pattern"`
 }
 
 // Secret refers to a secret that is kept elsewhere: in a file or in an environment variable.

@@ -33,7 +33,7 @@ func Default() Config {
 			SessionLifetime:      24 * time.Hour,
 			StartsPerHour:        60,
 		},
-		SMS: SMS{Sender: "webhook", DailyCap: 10_000},
+		SMS: SMS{Sender: "webhook", NumberHourly: 5, NumberDaily: 10, DailyCap: 10_000},
 		Log: Log{Level: "info", Format: "json"},
 	}
 }
@@ -46,7 +46,7 @@ func ForDev(data string) Config {
 	c.Data = data
 	c.RootKey.Passphrase = Secret{File: "root.passphrase"}
 	c.SMS.Sender = "inbox"
-	c.SMS.DailyCap = 1_000_000
+	c.SMS.NumberHourly, c.SMS.NumberDaily, c.SMS.DailyCap = 10_000, 100_000, 1_000_000
 	c.Login.AllowTestNumbers = true
 	c.Login.DefaultRegion = "GB"
 	c.Login.BcryptCost = 10

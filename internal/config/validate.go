@@ -189,6 +189,8 @@ func (v *validator) duration(key string, d, low, high time.Duration) {
 }
 
 func (v *validator) sms(s SMS, dev bool) {
+	v.between("sms.number_hourly", s.NumberHourly, 1, 1<<30)
+	v.between("sms.number_daily", s.NumberDaily, s.NumberHourly, 1<<30)
 	v.between("sms.daily_cap", s.DailyCap, 1, 1<<30)
 	switch s.Sender {
 	case "inbox":
