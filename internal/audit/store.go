@@ -1,0 +1,281 @@
+package audit
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"strconv"
+	"strings"
+
+	"strongroom/internal/db"
+)
+
+func insertEvent(ctx context.Context, tx *db.Tx, r *row) error {
+	_, err := tx.Exec(ctx, `
+		INSERT INTO event (id, version, made_at, actor_kind, actor_id, device_id, session_id, action, resource,
+			customer_id, outcome, reason, transaction_id, request_id, sealed_under, commitment, sealed, mac_version, mac)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)`,
+		r.id, r.version, r.madeAt, r.actorKind, r.actorID, r.device, r.session, r.action, r.resource,
+		r.customer, r.outcome, r.reason, r.transaction, r.request, r.sealedUnder, r.commitment, r.sealed, r.macVersion, r.mac)
+	if err != nil {
+		return err
+	}
+	_, err = tx.Exec(ctx, `INSERT INTO event_pending (event_id) VALUES ($1)`, r.id)
+	return err
+}
+
+// placed is an event with its place, either of which may be missing.
+type placed struct {
+	row
+	event string // the id by which the place knows the event; row.version is 0 when there is no such event
+	index int64  // -1 without a place
+}
+
+// eventColumns may stand in an outer join: an event that is missing has version 0.
+const eventColumns = `COALESCE(e.version, 0), COALESCE(e.made_at, 0), COALESCE(e.actor_kind, ''), COALESCE(e.actor_id, ''),
+	COALESCE(e.device_id, ''), COALESCE(e.session_id, ''), COALESCE(e.action, ''), COALESCE(e.resource, ''),
+	COALESCE(e.customer_id, ''), COALESCE(e.outcome, ''), COALESCE(e.reason, ''), COALESCE(e.transaction_id, ''),
+	COALESCE(e.request_id, ''), COALESCE(e.sealed_under, ''), e.commitment, e.sealed, COALESCE(e.mac_version, 0), e.mac`
+
+func scanPlaced(rows *sql.Rows, p *placed) error {
+	err := rows.Scan(&p.event, &p.index, &p.version, &p.madeAt, &p.actorKind, &p.actorID, &p.device, &p.session,
+		&p.action, &p.resource, &p.customer, &p.outcome, &p.reason, &p.transaction, &p.request, &p.sealedUnder,
+		&p.commitment, &p.sealed, &p.macVersion, &p.mac)
+	p.id = p.event
+	return err
+}
+
+func queryPlaced(ctx context.Context, tx *db.Tx, into []placed, query string, args ...any) ([]placed, error) {
+	rows, err := tx.Query(ctx, query, args...)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		into = append(into, placed{})
+		if err := scanPlaced(rows, &into[len(into)-1]); err != nil {
+			return nil, err
+		}
+	}
+	return into, rows.Err()
+}
+
+// selectPending returns what waits after the id given, in order of the ids.
+func selectPending(ctx context.Context, tx *db.Tx, after string, limit int) ([]placed, error) {
+	return queryPlaced(ctx, tx, make([]placed, 0, 64), `
+		SELECT p.event_id, COALESCE(l.idx, -1), `+eventColumns+`
+		FROM event_pending p
+		LEFT JOIN event e ON e.id = p.event_id
+		LEFT JOIN event_leaf l ON l.event_id = p.event_id
+		WHERE p.event_id > $1 ORDER BY p.event_id LIMIT $2`, after, limit)
+}
+
+func countPending(ctx context.Context, tx *db.Tx) (n int64, err error) {
+	err = tx.QueryRow(ctx, `SELECT count(*) FROM event_pending`).Scan(&n)
+	return n, err
+}
+
+// selectLeaves returns the events with an index from lo to hi-1 in order; places may be missing.
+func selectLeaves(ctx context.Context, tx *db.Tx, lo, hi int64) ([]placed, error) {
+	return queryPlaced(ctx, tx, make([]placed, 0, hi-lo), `
+		SELECT l.event_id, l.idx, `+eventColumns+`
+		FROM event_leaf l LEFT JOIN event e ON e.id = l.event_id
+		WHERE l.idx >= $1 AND l.idx < $2 ORDER BY l.idx`, lo, hi)
+}
+
+// selectStrays returns the places from index size on, at most limit.
+func selectStrays(ctx context.Context, tx *db.Tx, size int64, limit int) ([]placed, error) {
+	return queryPlaced(ctx, tx, nil, `
+		SELECT l.event_id, l.idx, `+eventColumns+`
+		FROM event_leaf l LEFT JOIN event e ON e.id = l.event_id
+		WHERE l.idx >= $1 ORDER BY l.idx LIMIT $2`, size, limit)
+}
+
+// selectNewest returns the newest events, newest first.
+func selectNewest(ctx context.Context, tx *db.Tx, limit int) ([]placed, error) {
+	return queryPlaced(ctx, tx, nil, `
+		SELECT e.id, COALESCE(l.idx, -1), `+eventColumns+`
+		FROM event e LEFT JOIN event_leaf l ON l.event_id = e.id
+		ORDER BY e.id DESC LIMIT $1`, limit)
+}
+
+// selectAfter returns the events after the id given, oldest first.
+func selectAfter(ctx context.Context, tx *db.Tx, after string, limit int) ([]placed, error) {
+	return queryPlaced(ctx, tx, nil, `
+		SELECT e.id, COALESCE(l.idx, -1), `+eventColumns+`
+		FROM event e LEFT JOIN event_leaf l ON l.event_id = e.id
+		WHERE e.id > $1 ORDER BY e.id LIMIT $2`, after, limit)
+}
+
+// selectOrphans looks at the next span events after the id given and returns those that neither
+// have a place nor wait for one, and the id of the last that it looked at; empty means that there
+// are no more.
+func selectOrphans(ctx context.Context, tx *db.Tx, after string, span int) (orphans []placed, last string, err error) {
+	err = tx.QueryRow(ctx, `SELECT id FROM event WHERE id > $1 ORDER BY id LIMIT 1 OFFSET $2`, after, span-1).Scan(&last)
+	if errors.Is(err, sql.ErrNoRows) {
+		err = tx.QueryRow(ctx, `SELECT COALESCE(max(id), '') FROM event WHERE id > $1`, after).Scan(&last)
+	}
+	if err != nil || last == "" {
+		return nil, "", err
+	}
+	orphans, err = queryPlaced(ctx, tx, nil, `
+		SELECT e.id, -1, `+eventColumns+`
+		FROM event e
+		WHERE e.id > $1 AND e.id <= $2
+			AND NOT EXISTS (SELECT 1 FROM event_leaf l WHERE l.event_id = e.id)
+			AND NOT EXISTS (SELECT 1 FROM event_pending p WHERE p.event_id = e.id)
+		ORDER BY e.id`, after, last)
+	return orphans, last, err
+}
+
+// head is the row log_head with the checkpoint of its size.
+type head struct {
+	size  int64
+	root  string
+	epoch int64
+	note  string // empty without a checkpoint
+}
+
+// selectHead returns sql.ErrNoRows when the row is gone.
+func selectHead(ctx context.Context, tx *db.Tx) (h head, err error) {
+	err = tx.QueryRow(ctx, `
+		SELECT h.size, h.root, h.epoch, COALESCE(c.note, '')
+		FROM log_head h LEFT JOIN log_checkpoint c ON c.size = h.size
+		WHERE h.one = 1`).Scan(&h.size, &h.root, &h.epoch, &h.note)
+	return h, err
+}
+
+// swapHead replaces the head unless it is no longer the one given.
+func swapHead(ctx context.Context, tx *db.Tx, old head, size int64, root, holder string) (bool, error) {
+	n, err := tx.Exec(ctx, `
+		UPDATE log_head SET size = $1, root = $2, epoch = epoch + 1, holder = $3
+		WHERE one = 1 AND size = $4 AND root = $5 AND epoch = $6`, size, root, holder, old.size, old.root, old.epoch)
+	return n == 1, err
+}
+
+type checkpointRow struct {
+	size, epoch int64
+	root, note  string
+}
+
+func insertCheckpoint(ctx context.Context, tx *db.Tx, c checkpointRow, madeAt int64) error {
+	_, err := tx.Exec(ctx, `INSERT INTO log_checkpoint (size, epoch, root, note, made_at) VALUES ($1, $2, $3, $4, $5)`,
+		c.size, c.epoch, c.root, c.note, madeAt)
+	return err
+}
+
+// selectCheckpoints returns the checkpoints of sizes over lo and up to hi, in order.
+func selectCheckpoints(ctx context.Context, tx *db.Tx, lo, hi int64) ([]checkpointRow, error) {
+	return queryCheckpoints(ctx, tx, `
+		SELECT size, epoch, root, note FROM log_checkpoint WHERE size > $1 AND size <= $2 ORDER BY size`, lo, hi)
+}
+
+// selectNewestCheckpoints returns checkpoints of sizes over the one given, the largest first.
+func selectNewestCheckpoints(ctx context.Context, tx *db.Tx, over int64, limit int) ([]checkpointRow, error) {
+	return queryCheckpoints(ctx, tx, `
+		SELECT size, epoch, root, note FROM log_checkpoint WHERE size > $1 ORDER BY size DESC LIMIT $2`, over, limit)
+}
+
+func queryCheckpoints(ctx context.Context, tx *db.Tx, query string, args ...any) ([]checkpointRow, error) {
+	rows, err := tx.Query(ctx, query, args...)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var list []checkpointRow
+	for rows.Next() {
+		var c checkpointRow
+		if err := rows.Scan(&c.size, &c.epoch, &c.root, &c.note); err != nil {
+			return nil, err
+		}
+		list = append(list, c)
+	}
+	return list, rows.Err()
+}
+
+// countPlaces returns how many places the log has at most: one more than the largest index.
+func countPlaces(ctx context.Context, tx *db.Tx) (n int64, err error) {
+	err = tx.QueryRow(ctx, `SELECT COALESCE(max(idx) + 1, 0) FROM event_leaf`).Scan(&n)
+	return n, err
+}
+
+// selectTile returns the hashes of a tile, or nil when it is missing.
+func selectTile(ctx context.Context, tx *db.Tx, level int, n int64) ([]byte, error) {
+	var hashes []byte
+	err := tx.QueryRow(ctx, `SELECT hashes FROM log_tile WHERE level = $1 AND n = $2`, level, n).Scan(&hashes)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, nil
+	}
+	return hashes, err
+}
+
+// selectTiles returns the hashes of the tiles of a level with numbers from lo to hi-1.
+func selectTiles(ctx context.Context, tx *db.Tx, level int, lo, hi int64) (map[int64][]byte, error) {
+	rows, err := tx.Query(ctx, `SELECT n, hashes FROM log_tile WHERE level = $1 AND n >= $2 AND n < $3`, level, lo, hi)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	tiles := make(map[int64][]byte)
+	for rows.Next() {
+		var n int64
+		var hashes []byte
+		if err := rows.Scan(&n, &hashes); err != nil {
+			return nil, err
+		}
+		tiles[n] = hashes
+	}
+	return tiles, rows.Err()
+}
+
+func upsertTile(ctx context.Context, tx *db.Tx, t tile) error {
+	_, err := tx.Exec(ctx, `
+		INSERT INTO log_tile (level, n, hashes) VALUES ($1, $2, $3)
+		ON CONFLICT (level, n) DO UPDATE SET hashes = excluded.hashes`, t.level, t.n, t.hashes)
+	return err
+}
+
+// chunks are the numbers of rows that one statement inserts or deletes, so that there are few texts.
+var chunks = [...]int{128, 16, 1}
+
+var insertLeafTexts, deletePendingTexts = chunkTexts()
+
+func chunkTexts() (insert, remove [len(chunks)]string) {
+	for i, rows := range chunks {
+		var pairs, singles []string
+		for r := range rows {
+			pairs = append(pairs, "($"+strconv.Itoa(2*r+1)+", $"+strconv.Itoa(2*r+2)+")")
+			singles = append(singles, "$"+strconv.Itoa(r+1))
+		}
+		insert[i] = `INSERT INTO event_leaf (idx, event_id) VALUES ` + strings.Join(pairs, ", ")
+		remove[i] = `DELETE FROM event_pending WHERE event_id IN (` + strings.Join(singles, ", ") + `)`
+	}
+	return insert, remove
+}
+
+// moveToLog takes the events out of the queue and gives them the places from index first on. It
+// returns false when one of them was not in the queue.
+func moveToLog(ctx context.Context, tx *db.Tx, first int64, events []placed) (bool, error) {
+	args := make([]any, 0, 2*chunks[0])
+	for i, rows := range chunks {
+		for ; len(events) >= rows; events = events[rows:] {
+			args = args[:0]
+			for _, e := range events[:rows] {
+				args = append(args, e.id)
+			}
+			n, err := tx.Exec(ctx, deletePendingTexts[i], args...)
+			if err != nil || n != int64(rows) {
+				return false, err
+			}
+			args = args[:0]
+			for _, e := range events[:rows] {
+				args = append(args, first, e.id)
+				first++
+			}
+			if _, err := tx.Exec(ctx, insertLeafTexts[i], args...); err != nil {
+				return false, err
+			}
+		}
+	}
+	return true, nil
+}
