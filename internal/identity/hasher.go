@@ -1,0 +1,139 @@
+package identity
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"fmt"
+	"time"
+
+	"golang.org/x/crypto/bcrypt"
+
+	"strongroom/internal/identity/passcode"
+	"strongroom/internal/keyring"
+	"strongroom/internal/secret"
+)
+
+// hasher hashes private codes: bcrypt over an HMAC under a key, the pepper, that never is in the
+// database, so that a stolen database alone allows no guessing. A bounded number run at the same
+// time and a bounded number wait, so that a flood of logins takes neither all cores nor all memory
+// from customers who are in already.
+type hasher struct {
+	keys    *keyring.Keyring
+	cost    int
+	workers chan struct{} // one token for each that hashes
+	places  chan struct{} // one for each that hashes or waits
+	dummy   hashed        // what an account that is not there is compared with
+	typical time.Duration // of one comparison on a quiet machine
+	metrics *metrics
+}
+
+// hashed is a private code as it is stored.
+type hashed struct {
+	hash   []byte
+	pepper uint32
+}
+
+// purposeCode keeps the pepper's uses apart.
+var purposeCode = []byte("identity.private-code")
+
+func newHasher(keys *keyring.Keyring, cost, workers, queue int, m *metrics) (*hasher, error) {
+	h := &hasher{
+		keys: keys, cost: cost, metrics: m,
+		workers: make(chan struct{}, workers),
+		places:  make(chan struct{}, workers+queue),
+	}
+	_, h.dummy.pepper = keys.MAC(keyring.KeyPepper, purposeCode)
+	h.dummy.hash = dummyHash(cost)
+	// Learned at a low cost, since each step doubles the time; the quicker of two, since machines are
+	// rarely quicker than they are.
+	sample, in := dummyHash(sampleCost), make([]byte, 44)
+	for range 2 {
+		began := time.Now()
+		_ = bcrypt.CompareHashAndPassword(sample, in) // never matches
+		if t := time.Since(began); h.typical == 0 || t < h.typical {
+			h.typical = t
+		}
+	}
+	h.typical = h.typical << cost >> sampleCost
+	return h, nil
+}
+
+// sampleCost is bcrypt's cost when its speed is measured.
+const sampleCost = 6
+
+// dummyHash returns a bcrypt hash of the given cost that no code matches: its last 31 characters are
+// random instead of computed.
+func dummyHash(cost int) []byte {
+	const alphabet = "./ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
+	random := make([]byte, 53)
+	rand.Read(random)
+	for i, b := range random {
+		random[i] = alphabet[b%64]
+	}
+	random[21] = alphabet[2] // a salt of 16 bytes leaves four bits over, which must be zero
+	return append(fmt.Appendf(nil, "$2a$%02d$", cost), random...)
+}
+
+// enter waits for a worker and returns the function that gives it back. When too many wait already it
+// refuses at once, and it does so before anything is known of who asks. A caller who leaves while
+// waiting leaves the queue.
+func (h *hasher) enter(ctx context.Context) (leave func(), err error) {
+	select {
+	case h.places <- struct{}{}:
+	default:
+		h.metrics.busy.Inc()
+		return nil, errLoginBusy
+	}
+	h.metrics.queue.Set(float64(len(h.places)))
+	select {
+	case h.workers <- struct{}{}:
+	case <-ctx.Done():
+		<-h.places
+		return nil, errLoginBusy.Because(ctx.Err())
+	}
+	return func() {
+		<-h.workers
+		<-h.places
+		h.metrics.queue.Set(float64(len(h.places)))
+	}, nil
+}
+
+// peppered is what bcrypt gets: 44 characters without a zero byte, whatever the code was, so that
+// bcrypt's limit of 72 bytes cuts nothing off.
+func (h *hasher) peppered(code secret.Value, version uint32) ([]byte, error) {
+	mac, err := h.keys.MACVersion(keyring.KeyPepper, version, purposeCode, passcode.Normal(code.Reveal()))
+	if err != nil {
+		return nil, fmt.Errorf("pepper %d: %w", version, err)
+	}
+	out := make([]byte, base64.StdEncoding.EncodedLen(len(mac)))
+	base64.StdEncoding.Encode(out, mac)
+	return out, nil
+}
+
+// make hashes a new code under the newest pepper.
+func (h *hasher) make(code secret.Value) (hashed, error) {
+	_, version := h.keys.MAC(keyring.KeyPepper, purposeCode)
+	in, err := h.peppered(code, version)
+	if err != nil {
+		return hashed{}, err
+	}
+	defer clear(in)
+	h.metrics.hashes.Inc()
+	out, err := bcrypt.GenerateFromPassword(in, h.cost)
+	if err != nil {
+		return hashed{}, fmt.Errorf("hashing: %w", err)
+	}
+	return hashed{out, version}, nil
+}
+
+// matches compares a code with what is stored, in the time of one hash.
+func (h *hasher) matches(code secret.Value, with hashed) (bool, error) {
+	in, err := h.peppered(code, with.pepper)
+	if err != nil {
+		return false, err
+	}
+	defer clear(in)
+	h.metrics.hashes.Inc()
+	return bcrypt.CompareHashAndPassword(with.hash, in) == nil, nil
+}

@@ -1,0 +1,262 @@
+// Package identity knows customers by what they have and know: a mobile number, a private code and a
+// device that holds a key.
+//
+// The promise: nobody gets a session without a one-time code sent to the number, the private code,
+// and a proof by the key of a device that the customer has authorised (NIST SP 800-63B-4 AAL2, PSD2
+// RTS on strong customer authentication). A stranger learns nothing on the way: a number that is
+// unknown, a wrong private code and a locked account are answered alike, through one code path with
+// the same writes and the same hashing, after the same time. Who guesses locks out himself and all
+// other unknown devices, never the customer's own device. Whoever steals a token finds it bound to
+// the device's key (RFC 9449), short-lived, and revoked when it is used twice.
+//
+// Terms: a lane is one count of failures, of an account and a known device or of an account and all
+// unknown devices together. A challenge is a registration or login that waits for its one-time code.
+// A blank is an outbox row without a message, written so that nothing shows whether one was sent.
+package identity
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/crypto/bcrypt"
+
+	"strongroom/internal/actor"
+	"strongroom/internal/audit"
+	"strongroom/internal/clock"
+	"strongroom/internal/customer"
+	"strongroom/internal/db"
+	"strongroom/internal/identity/dpop"
+	"strongroom/internal/identity/passcode"
+	"strongroom/internal/identity/phone"
+	"strongroom/internal/identity/sms"
+	"strongroom/internal/jobs"
+	"strongroom/internal/keyring"
+	"strongroom/internal/problem"
+)
+
+// What the room's events say was done.
+const (
+	ActionRegistrationStart    = "identity.registration.start"
+	ActionRegistrationComplete = "identity.registration.complete"
+	ActionLoginStart           = "identity.login.start"
+	ActionLoginComplete        = "identity.login.complete"
+	ActionSessionCheck         = "identity.session.check" // refusals only; what is let in has its own event
+	ActionSessionRead          = "identity.session.read"
+	ActionSessionRefresh       = "identity.session.refresh"
+	ActionSessionRevoke        = "identity.session.revoke"
+	ActionDeviceCheck          = "identity.device.check" // refusals only
+	ActionDeviceAdd            = "identity.device.add"
+	ActionDeviceList           = "identity.device.list"
+	ActionDeviceApprove        = "identity.device.approve"
+	ActionDeviceRevoke         = "identity.device.revoke"
+	ActionMessageSend          = "identity.message.send"
+)
+
+// The names of the room's jobs.
+const (
+	JobMessages = "identity.messages" // carries the outbox to the gateway
+	JobCleanup  = "identity.cleanup"  // deletes what is past
+)
+
+// Rate is a number of times in a period.
+type Rate struct {
+	Limit int
+	Per   time.Duration
+}
+
+// Limits bound what one address, one number and everybody together may ask for. They are counted in
+// the database, so they hold over all replicas. An address means one IPv4 address or one IPv6 /64.
+type Limits struct {
+	Registrations Rate // started, per address; zero means 20 an hour
+	Logins        Rate // started, per address; zero means 60 an hour
+	Messages      Rate // sent, per address; zero means as many as Registrations and Logins together
+	// NumberHourly and NumberDaily bound the messages to one number. Logins from each of the
+	// customer's own devices, logins from all other devices, and registrations are counted apart, so
+	// that nobody uses up the customer's own. Zero means 5 and 10.
+	NumberHourly, NumberDaily int
+	// Daily bounds all messages of a day, whose price attackers would have the operator pay. Zero
+	// means 10,000.
+	Daily int
+}
+
+// Options configure an Identity. DB, Keys, Trail and Sender are needed; the rest has defaults.
+type Options struct {
+	DB      *db.DB
+	Keys    *keyring.Keyring
+	Trail   *audit.Trail
+	Sender  sms.Sender
+	Clock   clock.Clock
+	Log     *slog.Logger
+	Metrics prometheus.Registerer
+	// Wake asks that a job of Jobs runs soon. Without it messages wait for the job's own pace.
+	Wake func(job string)
+
+	// Phone says which numbers are read.
+	Phone phone.Rules
+	// Cost is bcrypt's cost; 0 means 12. The configuration allows 10 and more, only tests less.
+	Cost int
+	// MinCodeLength is the least number of characters of a private code; 0 means 8.
+	MinCodeLength int
+	// HashWorkers is how many private codes are hashed at the same time; 0 means half of the cores.
+	// HashQueue is how many more may wait; 0 means 16 for each worker.
+	HashWorkers, HashQueue int
+
+	AccessLifetime  time.Duration // of an access token; 0 means 5 minutes
+	IdleLifetime    time.Duration // of a session that is not used; 0 means 1 hour (NIST AAL2)
+	SessionLifetime time.Duration // of a session; 0 means 24 hours (NIST AAL2)
+
+	// MaxDevices is how many devices a customer may have, pending ones included; 0 means 10.
+	MaxDevices int
+	// Origins are the addresses of the app listener when a proxy stands before it; see dpop.Options.
+	Origins []string
+	// Brand is what messages call the operator; "" means Strongroom.
+	Brand string
+	// WebOTPHost, when set, ends messages with the line that lets browsers fill in the code for that
+	// host alone (W3C origin-bound one-time codes).
+	WebOTPHost string
+	Limits     Limits
+}
+
+// CodeLifetime is how long a one-time code is good (NIST SP 800-63B-4 allows 10 minutes).
+const CodeLifetime = 5 * time.Minute
+
+// codeTries is how often a one-time code may be tried.
+const codeTries = 3
+
+// Identity is the room. It is safe for concurrent use.
+type Identity struct {
+	Options
+	hasher  *hasher
+	proofs  *dpop.Verifier
+	gateway sms.Breaker
+	denials *denials
+	metrics *metrics
+}
+
+// New returns an Identity.
+func New(o Options) (*Identity, error) {
+	if o.DB == nil || o.Keys == nil || o.Trail == nil || o.Sender == nil {
+		return nil, errors.New("identity: database, keys, trail and sender are needed")
+	}
+	orDefault := func(n *int, d int) {
+		if *n <= 0 {
+			*n = d
+		}
+	}
+	orDuration := func(t *time.Duration, d time.Duration) {
+		if *t <= 0 {
+			*t = d
+		}
+	}
+	orRate := func(r *Rate, limit int) {
+		if r.Limit <= 0 || r.Per <= 0 {
+			*r = Rate{limit, time.Hour}
+		}
+	}
+	if o.Clock == nil {
+		o.Clock = clock.System
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Wake == nil {
+		o.Wake = func(string) {}
+	}
+	if o.Brand == "" {
+		o.Brand = "Strongroom"
+	}
+	orDefault(&o.Cost, 12)
+	orDefault(&o.MinCodeLength, passcode.MinLength)
+	orDefault(&o.HashWorkers, max(1, runtime.GOMAXPROCS(0)/2))
+	orDefault(&o.HashQueue, 16*o.HashWorkers)
+	orDefault(&o.MaxDevices, 10)
+	orDuration(&o.AccessLifetime, 5*time.Minute)
+	orDuration(&o.IdleLifetime, time.Hour)
+	orDuration(&o.SessionLifetime, 24*time.Hour)
+	orRate(&o.Limits.Registrations, 20)
+	orRate(&o.Limits.Logins, 60)
+	orRate(&o.Limits.Messages, o.Limits.Registrations.Limit+o.Limits.Logins.Limit)
+	orDefault(&o.Limits.NumberHourly, 5)
+	orDefault(&o.Limits.NumberDaily, 10)
+	orDefault(&o.Limits.Daily, 10_000)
+	if o.Cost < bcrypt.MinCost || o.Cost > bcrypt.MaxCost {
+		return nil, fmt.Errorf("identity: bcrypt cost %d is not between %d and %d", o.Cost, bcrypt.MinCost, bcrypt.MaxCost)
+	}
+	if o.MinCodeLength < 6 {
+		return nil, fmt.Errorf("identity: private codes of %d characters are too short; 8 is the rule, 6 the least", o.MinCodeLength)
+	}
+
+	i := &Identity{Options: o, denials: newDenials(o.Clock)}
+	var err error
+	if i.metrics, err = newMetrics(o.Metrics); err != nil {
+		return nil, err
+	}
+	if i.hasher, err = newHasher(o.Keys, o.Cost, o.HashWorkers, o.HashQueue, i.metrics); err != nil {
+		return nil, err
+	}
+	i.proofs, err = dpop.New(dpop.Options{Clock: o.Clock, Nonces: dpop.NewNonces(tokenKeys{o.Keys}), Origins: o.Origins})
+	if err != nil {
+		return nil, err
+	}
+	return i, nil
+}
+
+// tokenKeys gives the token key to the makers of nonces and codes.
+type tokenKeys struct{ keys *keyring.Keyring }
+
+func (t tokenKeys) MAC(parts ...[]byte) ([]byte, uint32) {
+	return t.keys.MAC(keyring.KeyToken, parts...)
+}
+
+func (t tokenKeys) MACVersion(version uint32, parts ...[]byte) ([]byte, error) {
+	return t.keys.MACVersion(keyring.KeyToken, version, parts...)
+}
+
+// Jobs returns the room's background work.
+func (i *Identity) Jobs() []jobs.Job {
+	return []jobs.Job{
+		{Name: JobMessages, Every: time.Second, Run: i.deliver, Quiet: true},
+		{Name: JobCleanup, Every: 10 * time.Minute, Run: i.cleanup, Leased: true},
+	}
+}
+
+// What callers are told. One answer stands for many reasons; the reason itself is for the trail.
+var (
+	errInvalidPhone       = problem.New(problem.Unprocessable, "invalid-phone", "This is not a mobile number. Write it with its country code, for example +447700900123.")
+	errRegistrationFailed = problem.New(problem.Unauthenticated, "registration-failed", "The registration cannot be completed. Start again.")
+	errLoginFailed        = problem.New(problem.Unauthenticated, "login-failed", "The login cannot be completed. Start again.")
+	errLoginBusy          = problem.New(problem.Unavailable, "login-busy", "Too many customers are logging in at this moment. Try again shortly.").RetryAfter(2 * time.Second)
+	errTooMany            = problem.New(problem.TooMany, "too-many-requests", "Too many attempts from your network. Try again later.")
+	errMessages           = problem.New(problem.Unavailable, "sms-unavailable", "Text messages cannot be sent at this moment. Try again later.")
+	errInvalidRefresh     = problem.New(problem.Unauthenticated, "invalid-refresh-token", "The refresh token is not good, or no longer. Log in again.")
+	errSessionRevoked     = problem.New(problem.Unauthenticated, "session-revoked", "This session has been ended. Log in again.")
+	errDeviceNotFound     = problem.New(problem.NotFound, "device-not-found", "You have no such device.")
+	errDeviceRevoked      = problem.New(problem.Conflict, "device-revoked", "This device has been revoked. Its key cannot be used again.")
+	errLastDevice         = problem.New(problem.Conflict, "last-device", "This is your only authorised device. Approve another one first.")
+	errTooManyDevices     = problem.New(problem.Forbidden, "too-many-devices", "You have as many devices as are allowed. Revoke one first.")
+	errNotCustomer        = problem.New(problem.Forbidden, "customers-only", "Only a logged-in customer may do this.")
+)
+
+// because returns the problem that stands for a reason in the trail. Nobody outside sees it.
+func because(reason string) *problem.Problem {
+	return problem.New(problem.Unauthenticated, reason, "")
+}
+
+// caller returns the customer and the session that act, or refuses.
+func caller(by actor.Actor) (customer.ID, error) {
+	if by.Customer() == "" || by.Session == "" || by.Device == "" {
+		return "", errNotCustomer
+	}
+	return by.Customer(), nil
+}
+
+// settle detaches ctx from its caller's patience: once an attempt is counted, its outcome is written
+// down even if nobody waits for it any more.
+func settle(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
+}

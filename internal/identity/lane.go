@@ -1,0 +1,106 @@
+package identity
+
+import "time"
+
+// The numbers of the lock-out.
+const (
+	maxFailures = 5                // then the lane is blocked (PSD2 RTS on SCA article 4)
+	firstBlock  = 15 * time.Minute // and each block in a row is twice as long as the one before,
+	longBlock   = 24 * time.Hour   // up to this
+	ceiling     = 100              // failures in a row, over all unknown devices (NIST SP 800-63B-4 section 3.2.2)
+)
+
+// lane counts the failures of one account from one source: one of its authorised devices, or all
+// unknown devices together (OWASP device cookies). Guessing therefore blocks those who guess.
+type lane struct {
+	failures int64 // since the last block
+	total    int64 // in a row
+	level    int64 // blocks in a row
+	blocked  int64 // until when, in Unix microseconds
+}
+
+// isBlocked reports whether nothing is compared in this lane at now. The lane of unknown devices also
+// has a ceiling, which only a success from a known device lifts.
+func (l *lane) isBlocked(now time.Time, unknown bool) bool {
+	return l.blocked > now.UnixMicro() || unknown && l.total >= ceiling
+}
+
+// charge counts an attempt before it is made, so that many at the same instant do not all find the
+// lane open. It reports whether the attempt may be made.
+func (l *lane) charge(now time.Time, unknown bool) bool {
+	if l.isBlocked(now, unknown) {
+		return false
+	}
+	l.failures++
+	l.total++
+	if l.failures >= maxFailures {
+		l.failures = 0
+		pause := longBlock
+		if l.level < 7 { // 15 minutes doubled seven times are over a day
+			pause = min(firstBlock<<l.level, longBlock)
+		}
+		l.level++
+		l.blocked = now.Add(pause).UnixMicro()
+	}
+	return true
+}
+
+// refund takes back one charge, of an attempt that turned out right. What others were charged stays:
+// starting a new login never resets a count.
+func (l *lane) refund() {
+	if l.total > 0 {
+		l.total--
+	}
+	switch {
+	case l.failures > 0:
+		l.failures--
+	case l.level > 0:
+		l.failures, l.level, l.blocked = maxFailures-1, l.level-1, 0
+	}
+}
+
+// reset forgets all failures, after a complete login.
+func (l *lane) reset() { *l = lane{} }
+
+// counter counts in a sliding window: the present window, and of the one before the part that the
+// window still covers.
+type counter struct {
+	since    int64 // start of the present window, Unix microseconds
+	count    int64
+	previous int64
+	refused  int64 // in the present window
+}
+
+// slide moves the window to now.
+func (c *counter) slide(now time.Time, per time.Duration) {
+	us, window := now.UnixMicro(), per.Microseconds()
+	switch elapsed := us - c.since; {
+	case c.since == 0 || elapsed >= 2*window || elapsed < 0:
+		*c = counter{since: us}
+	case elapsed >= window:
+		*c = counter{since: c.since + window, previous: c.count}
+	}
+}
+
+// add counts n more at now, unless that would be over the rate; n may be 0.
+func (c *counter) add(now time.Time, r Rate, n int64) bool {
+	if !c.room(now, r, n) {
+		c.refused++
+		return false
+	}
+	c.count += n
+	return true
+}
+
+// room reports whether n more fit at now.
+func (c *counter) room(now time.Time, r Rate, n int64) bool {
+	c.slide(now, r.Per)
+	left := 1 - float64(now.UnixMicro()-c.since)/float64(r.Per.Microseconds())
+	used := float64(c.previous)*left + float64(c.count)
+	return n == 0 || used+float64(n) <= float64(r.Limit)
+}
+
+// wait returns how long a refused caller should wait.
+func (c *counter) wait(now time.Time, r Rate) time.Duration {
+	return min(max(time.Second, r.Per-time.Duration(now.UnixMicro()-c.since)*time.Microsecond), r.Per)
+}

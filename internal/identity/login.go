@@ -1,0 +1,342 @@
+package identity
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"strongroom/internal/actor"
+	"strongroom/internal/audit"
+	"strongroom/internal/clock"
+	"strongroom/internal/customer"
+	"strongroom/internal/db"
+	"strongroom/internal/id"
+	"strongroom/internal/problem"
+	"strongroom/internal/secret"
+)
+
+// StartLogin checks the private code and, when it is right, sends a one-time code. The answer is the
+// same, in bytes and in time, whether the number is known, the code right or the account locked: each
+// runs through the same transactions with the same writes, one comparison of a hash, and leaves after
+// the same time. PSD2 RTS article 4 asks that nobody learns which factor failed.
+func (i *Identity) StartLogin(ctx context.Context, by actor.Actor, number string, private secret.Value) (Started, error) {
+	if by.Key == "" {
+		return Started{}, errNotDevice
+	}
+	e164, err := i.Phone.Parse(number)
+	if err != nil {
+		return Started{}, errInvalidPhone
+	}
+	if err := i.admit(ctx, by, ActionLoginStart, "logins", i.Limits.Logins); err != nil {
+		return Started{}, err
+	}
+	leave, err := i.hasher.enter(ctx)
+	if err != nil {
+		return Started{}, err
+	}
+	leave = sync.OnceFunc(leave)
+	defer leave()
+	began := time.Now()
+	waiting := ctx
+	ctx, cancel := settle(ctx)
+	defer cancel()
+
+	try, err := i.chargeLogin(ctx, by, e164)
+	if err != nil {
+		return Started{}, err
+	}
+	right, err := i.hasher.matches(private, try.code)
+	if err != nil {
+		return Started{}, err
+	}
+	leave()
+	if try.Reason == "" && !right {
+		try.Reason = "wrong-private-code"
+	}
+	started, err := i.recordLogin(ctx, by, e164, try)
+	if err != nil {
+		return Started{}, err
+	}
+
+	// What is left of a difference, some microseconds of reading, drowns in this.
+	pause := time.NewTimer(time.Until(began.Add(i.hasher.typical * 5 / 4)))
+	defer pause.Stop()
+	select {
+	case <-pause.C:
+	case <-waiting.Done():
+	}
+	return Started{started, CodeLifetime}, nil
+}
+
+// attempt is a login between its charge and its record.
+type attempt struct {
+	challenge
+	code hashed // what the private code is compared with
+}
+
+// chargeLogin looks the account up and counts the attempt in its lane, before the private code is
+// compared: many attempts at the same instant would otherwise all be made before the first is counted.
+// The lane of a number without an account is kept like any other.
+func (i *Identity) chargeLogin(ctx context.Context, by actor.Actor, e164 string) (try attempt, err error) {
+	now := i.Clock.Now()
+	index := i.phoneIndex(e164)
+	err = i.DB.Update(ctx, func(tx *db.Tx) error {
+		try = attempt{code: i.hasher.dummy}
+		try.Unknown = i.laneKey(index, "")
+		a, exists, err := accountByPhone(ctx, tx, index)
+		if err != nil {
+			return err
+		}
+		device, has, err := deviceByKey(ctx, tx, a.customer, by.Key)
+		if err != nil {
+			return err
+		}
+		try.Customer = a.customer
+		try.Known = has && device.status == authorised
+		try.Lane = try.Unknown
+		own := i.laneKey(index, by.Key)
+		if try.Known {
+			try.Lane = own
+		}
+		l, err := getLane(ctx, tx, try.Lane)
+		if err != nil {
+			return err
+		}
+		open := l.charge(now, !try.Known)
+		if err := putLane(ctx, tx, try.Lane, l, now); err != nil {
+			return err
+		}
+		switch {
+		case !exists:
+			try.Reason = "unknown-number"
+		case !open:
+			try.Reason = "locked-out"
+		case has && device.status == revoked:
+			try.Reason = "revoked-device"
+		default:
+			try.code = a.code
+		}
+		return nil
+	})
+	return try, err
+}
+
+// recordLogin writes down what came of an attempt: the challenge and the message, which are real when
+// everything was right and blanks otherwise.
+func (i *Identity) recordLogin(ctx context.Context, by actor.Actor, e164 string, try attempt) (started string, err error) {
+	now := i.Clock.Now()
+	right := try.Reason == ""
+	laneOf := "unknown"
+	if try.Known {
+		laneOf = by.Key
+	}
+	event := audit.Event{Action: ActionLoginStart, Customer: try.Customer, Personal: map[string]string{"phone": e164}}
+	var reason *problem.Problem
+	err = i.Trail.Do(ctx, by, event, func(tx *db.Tx, e *audit.Event) error {
+		reason = nil
+		l, err := getLane(ctx, tx, try.Lane)
+		if err != nil {
+			return err
+		}
+		if right {
+			l.refund()
+		}
+		if err := putLane(ctx, tx, try.Lane, l, now); err != nil {
+			return err
+		}
+		send, err := i.mayMessage(ctx, tx, by, e164, laneOf, right, now)
+		if err != nil {
+			return err
+		}
+		c := try.challenge
+		var slot []byte
+		mail := letter{}
+		if send {
+			slot = i.slotKey(purposeLogin, string(c.Customer))
+		} else if right {
+			c.Reason = "message-quota"
+		}
+		var code string
+		if started, code, err = i.newChallenge(ctx, tx, purposeLogin, by.Key, slot, c, now); err != nil {
+			return err
+		}
+		if send {
+			mail = letter{To: e164, Text: i.codeText(code), Customer: c.Customer}
+		}
+		if err := i.post(ctx, tx, mail, now); err != nil {
+			return err
+		}
+		e.Resource = "login " + started
+		if c.Reason != "" {
+			reason = because(c.Reason)
+			e.Deny(reason)
+		}
+		return nil
+	})
+	if reason != nil && problem.Is(err, reason.Slug()) {
+		i.metrics.refused.WithLabelValues(event.Action, reason.Slug()).Inc()
+		return started, nil
+	}
+	if err == nil {
+		i.metrics.done.WithLabelValues(event.Action).Inc()
+	}
+	return started, err
+}
+
+// CompleteLogin exchanges the one-time code for a session. When all three factors are right and the
+// device is new, it becomes a pending device of the customer and nothing more.
+func (i *Identity) CompleteLogin(ctx context.Context, by actor.Actor, login string, code secret.Value, deviceName string) (Tokens, error) {
+	if by.Key == "" {
+		return Tokens{}, errNotDevice
+	}
+	event := audit.Event{Action: ActionLoginComplete}
+	var row challengeRow
+	found, err := i.findChallenge(ctx, login, purposeLogin, &row)
+	if err != nil {
+		return Tokens{}, err
+	}
+	now := i.Clock.Now()
+	if reason := row.dead(found, by.Key, now); reason != "" {
+		return Tokens{}, i.denied(ctx, by, event, reason, "", errLoginFailed)
+	}
+	event.Resource = "login " + row.id
+	state, err := i.openChallenge(row)
+	if err != nil {
+		return Tokens{}, err
+	}
+	event.Customer = state.Customer
+	ctx, cancel := settle(ctx)
+	defer cancel()
+
+	var out Tokens
+	var answer *problem.Problem // what the caller is told when the event says why
+	err = i.Trail.Do(ctx, by, event, func(tx *db.Tx, e *audit.Event) error {
+		out, answer = Tokens{}, nil
+		refuse := func(reason string, p *problem.Problem) error {
+			answer = p
+			e.Deny(because(reason))
+			return nil
+		}
+		row, found, err := challengeByID(ctx, tx, login, purposeLogin)
+		if err != nil {
+			return err
+		}
+		if reason := row.dead(found, by.Key, now); reason != "" {
+			return refuse(reason, errLoginFailed)
+		}
+		if err := setTries(ctx, tx, row.id, row.tries-1); err != nil {
+			return err
+		}
+		matches, err := i.codeMatches(row, by.Key, code)
+		if err != nil {
+			return err
+		}
+		l, err := getLane(ctx, tx, state.Lane)
+		if err != nil {
+			return err
+		}
+		reason := state.Reason
+		switch {
+		case reason != "":
+		case l.isBlocked(now, !state.Known):
+			reason = "locked-out"
+		case !matches:
+			reason = "wrong-one-time-code"
+			l.charge(now, !state.Known)
+		case row.superseded:
+			reason = "superseded-code" // of the message before the last: no guess, and no failure
+		default:
+			l.reset()
+		}
+		if err := putLane(ctx, tx, state.Lane, l, now); err != nil {
+			return err
+		}
+		if reason != "" {
+			return refuse(reason, errLoginFailed)
+		}
+
+		// All three factors are right. From here on the caller may be told the truth.
+		if _, err := useChallenge(ctx, tx, row.id); err != nil {
+			return err
+		}
+		device, has, err := deviceByKey(ctx, tx, state.Customer, by.Key)
+		if err != nil {
+			return err
+		}
+		switch {
+		case has && device.status == revoked:
+			return refuse("revoked-device", errLoginFailed)
+		case has && device.status == pending:
+			return refuse("device-pending", devicePending(device.id))
+		case !has:
+			device, err = i.addDevice(ctx, tx, by, state.Customer, deviceName, now)
+			if errors.Is(err, errTooManyDevices) {
+				return refuse(errTooManyDevices.Slug(), errTooManyDevices)
+			}
+			if err != nil {
+				return err
+			}
+			return refuse("device-pending", devicePending(device.id))
+		}
+		if err := i.liftCeiling(ctx, tx, state, now); err != nil {
+			return err
+		}
+		out, err = i.newSession(ctx, tx, device, now)
+		e.Resource = "session " + out.Session
+		return err
+	})
+	if answer != nil && err != nil {
+		if p := problem.Of(err); p != nil && p.Kind() == problem.Unauthenticated {
+			i.metrics.refused.WithLabelValues(event.Action, p.Slug()).Inc()
+			return Tokens{}, answer
+		}
+	}
+	if err != nil {
+		return Tokens{}, err
+	}
+	i.metrics.done.WithLabelValues(event.Action).Inc()
+	return out, nil
+}
+
+// liftCeiling lets unknown devices try again after a known one got in. Their blocks in time stay.
+func (i *Identity) liftCeiling(ctx context.Context, tx *db.Tx, state challenge, now time.Time) error {
+	l, err := getLane(ctx, tx, state.Unknown)
+	if err != nil || l.total == 0 {
+		return err
+	}
+	l.total = 0
+	return putLane(ctx, tx, state.Unknown, l, now)
+}
+
+func devicePending(device string) *problem.Problem {
+	return problem.New(problem.Forbidden, "device-pending", "This device is new. Approve it from a device that you have authorised, then log in again.").With("device", device)
+}
+
+// addDevice makes by's key a pending device of the customer.
+func (i *Identity) addDevice(ctx context.Context, tx *db.Tx, by actor.Actor, c customer.ID, name string, now time.Time) (deviceRow, error) {
+	all, err := devicesOf(ctx, tx, c)
+	if err != nil {
+		return deviceRow{}, err
+	}
+	n := 0
+	for _, d := range all {
+		if d.status != revoked {
+			n++
+		}
+	}
+	if n >= i.MaxDevices {
+		return deviceRow{}, errTooManyDevices
+	}
+	ring, err := i.Keys.Customer(ctx, tx, c)
+	if err != nil {
+		return deviceRow{}, err
+	}
+	us := clock.Micros(now)
+	d := deviceRow{id: id.New("dev"), customer: c, jkt: by.Key, status: pending, added: us, seen: us}
+	d.name = ring.Seal(place("device", c, d.id), []byte(cleanName(name)))
+	if err := insertDevice(ctx, tx, d); err != nil {
+		return deviceRow{}, err
+	}
+	return d, i.Trail.Record(ctx, tx, by, audit.Event{Action: ActionDeviceAdd, Resource: "device " + d.id, Customer: c, Outcome: audit.Granted})
+}

@@ -1,0 +1,387 @@
+package identity
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"time"
+
+	"strongroom/internal/clock"
+	"strongroom/internal/customer"
+	"strongroom/internal/db"
+)
+
+// none turns "there is no row" into false.
+func none(err error) (bool, error) {
+	if errors.Is(err, sql.ErrNoRows) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// account is somebody who can log in.
+type account struct {
+	customer customer.ID
+	code     hashed
+}
+
+func accountByPhone(ctx context.Context, tx *db.Tx, phoneIndex []byte) (a account, ok bool, err error) {
+	ok, err = none(tx.QueryRow(ctx, `SELECT customer_id, code_hash, pepper_version FROM account WHERE phone_index = $1`,
+		phoneIndex).Scan(&a.customer, &a.code.hash, &a.code.pepper))
+	return a, ok, err
+}
+
+// insertAccount reports false when the number has an account already.
+func insertAccount(ctx context.Context, tx *db.Tx, a account, phoneIndex, sealedPhone []byte, now time.Time) (bool, error) {
+	n, err := tx.Exec(ctx, `
+		INSERT INTO account (customer_id, phone_index, phone, code_hash, pepper_version, made_at)
+		VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (phone_index) DO NOTHING`,
+		string(a.customer), phoneIndex, sealedPhone, a.code.hash, int64(a.code.pepper), clock.Micros(now))
+	return n == 1, err
+}
+
+// The states of a device.
+const (
+	pending    = "pending"
+	authorised = "authorised"
+	revoked    = "revoked"
+)
+
+// deviceRow is a device as it is stored.
+type deviceRow struct {
+	id       string
+	customer customer.ID
+	jkt      string
+	name     []byte // sealed
+	status   string
+	added    int64
+	seen     int64
+}
+
+const deviceColumns = `id, customer_id, jkt, name, status, added_at, last_seen_at`
+
+func (d *deviceRow) scan(row interface{ Scan(...any) error }) error {
+	return row.Scan(&d.id, &d.customer, &d.jkt, &d.name, &d.status, &d.added, &d.seen)
+}
+
+func deviceByKey(ctx context.Context, tx *db.Tx, c customer.ID, jkt string) (d deviceRow, ok bool, err error) {
+	ok, err = none(d.scan(tx.QueryRow(ctx, `SELECT `+deviceColumns+` FROM device WHERE customer_id = $1 AND jkt = $2`, string(c), jkt)))
+	return d, ok, err
+}
+
+func deviceByID(ctx context.Context, tx *db.Tx, c customer.ID, id string) (d deviceRow, ok bool, err error) {
+	ok, err = none(d.scan(tx.QueryRow(ctx, `SELECT `+deviceColumns+` FROM device WHERE customer_id = $1 AND id = $2`, string(c), id)))
+	return d, ok, err
+}
+
+func devicesOf(ctx context.Context, tx *db.Tx, c customer.ID) ([]deviceRow, error) {
+	rows, err := tx.Query(ctx, `SELECT `+deviceColumns+` FROM device WHERE customer_id = $1 ORDER BY id`, string(c))
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var out []deviceRow
+	for rows.Next() {
+		var d deviceRow
+		if err := d.scan(rows); err != nil {
+			return nil, err
+		}
+		out = append(out, d)
+	}
+	return out, rows.Err()
+}
+
+func insertDevice(ctx context.Context, tx *db.Tx, d deviceRow) error {
+	var decided any
+	if d.status == authorised {
+		decided = d.added
+	}
+	_, err := tx.Exec(ctx, `
+		INSERT INTO device (id, customer_id, jkt, name, status, added_at, decided_at, last_seen_at)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`,
+		d.id, string(d.customer), d.jkt, d.name, d.status, d.added, decided, d.seen)
+	return err
+}
+
+func setDeviceStatus(ctx context.Context, tx *db.Tx, id, status string, now time.Time) error {
+	_, err := tx.Exec(ctx, `UPDATE device SET status = $1, decided_at = $2 WHERE id = $3`, status, clock.Micros(now), id)
+	return err
+}
+
+// sessionRow is a session with what is asked of its device.
+type sessionRow struct {
+	id, device, jkt      string
+	customer             customer.ID
+	made, used           int64
+	idleExpires, expires int64
+	revoked              sql.NullInt64
+	deviceStatus         string
+	tokenExpires         int64
+	tokenUsed            sql.NullInt64 // refresh tokens only
+}
+
+const sessionColumns = `s.id, s.device_id, s.jkt, s.customer_id, s.made_at, s.used_at, s.idle_expires_at, s.expires_at, s.revoked_at, d.status`
+
+func (s *sessionRow) fields(more ...any) []any {
+	return append([]any{&s.id, &s.device, &s.jkt, &s.customer, &s.made, &s.used, &s.idleExpires, &s.expires, &s.revoked, &s.deviceStatus}, more...)
+}
+
+// over reports whether the session has ended by itself at now.
+func (s *sessionRow) over(now time.Time) bool {
+	us := clock.Micros(now)
+	return us >= s.idleExpires || us >= s.expires
+}
+
+const sessionByAccessQuery = `
+	SELECT ` + sessionColumns + `, t.expires_at
+	FROM access_token t JOIN session s ON s.id = t.session_id JOIN device d ON d.id = s.device_id
+	WHERE t.hash = $1`
+
+// sessionByAccess is the one read of every session check.
+func sessionByAccess(ctx context.Context, tx *db.Tx, hash []byte) (s sessionRow, ok bool, err error) {
+	ok, err = none(tx.QueryRow(ctx, sessionByAccessQuery, hash).Scan(s.fields(&s.tokenExpires)...))
+	return s, ok, err
+}
+
+func sessionByRefresh(ctx context.Context, tx *db.Tx, hash []byte) (s sessionRow, ok bool, err error) {
+	ok, err = none(tx.QueryRow(ctx, `
+		SELECT `+sessionColumns+`, t.expires_at, t.used_at
+		FROM refresh_token t JOIN session s ON s.id = t.session_id JOIN device d ON d.id = s.device_id
+		WHERE t.hash = $1`, hash).Scan(s.fields(&s.tokenExpires, &s.tokenUsed)...))
+	return s, ok, err
+}
+
+func sessionByID(ctx context.Context, tx *db.Tx, c customer.ID, id string) (s sessionRow, ok bool, err error) {
+	ok, err = none(tx.QueryRow(ctx, `
+		SELECT `+sessionColumns+` FROM session s JOIN device d ON d.id = s.device_id
+		WHERE s.id = $1 AND s.customer_id = $2`, id, string(c)).Scan(s.fields()...))
+	return s, ok, err
+}
+
+func insertSession(ctx context.Context, tx *db.Tx, s sessionRow) error {
+	_, err := tx.Exec(ctx, `
+		INSERT INTO session (id, customer_id, device_id, jkt, made_at, used_at, idle_expires_at, expires_at)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`,
+		s.id, string(s.customer), s.device, s.jkt, s.made, s.used, s.idleExpires, s.expires)
+	return err
+}
+
+// touch moves the end of idleness, for a session that is in use.
+func touch(ctx context.Context, tx *db.Tx, s sessionRow) error {
+	_, err := tx.Exec(ctx, `UPDATE session SET used_at = $1, idle_expires_at = $2 WHERE id = $3 AND used_at < $1 AND revoked_at IS NULL`,
+		s.used, s.idleExpires, s.id)
+	if err != nil {
+		return err
+	}
+	_, err = tx.Exec(ctx, `UPDATE device SET last_seen_at = $1 WHERE id = $2 AND last_seen_at < $1`, s.used, s.device)
+	return err
+}
+
+func revokeSession(ctx context.Context, tx *db.Tx, id string, now time.Time) (bool, error) {
+	n, err := tx.Exec(ctx, `UPDATE session SET revoked_at = $1 WHERE id = $2 AND revoked_at IS NULL`, clock.Micros(now), id)
+	return n == 1, err
+}
+
+// revokeDeviceSessions ends all sessions of a device and returns their ids.
+func revokeDeviceSessions(ctx context.Context, tx *db.Tx, device string, now time.Time) ([]string, error) {
+	rows, err := tx.Query(ctx, `
+		UPDATE session SET revoked_at = $1 WHERE device_id = $2 AND revoked_at IS NULL AND expires_at > $1
+		RETURNING id`, clock.Micros(now), device)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var ids []string
+	for rows.Next() {
+		var id string
+		if err := rows.Scan(&id); err != nil {
+			return nil, err
+		}
+		ids = append(ids, id)
+	}
+	return ids, rows.Err()
+}
+
+func insertTokens(ctx context.Context, tx *db.Tx, session string, access, refresh []byte, accessExpires, refreshExpires int64) error {
+	if _, err := tx.Exec(ctx, `INSERT INTO access_token (hash, session_id, expires_at) VALUES ($1, $2, $3)`,
+		access, session, accessExpires); err != nil {
+		return err
+	}
+	_, err := tx.Exec(ctx, `INSERT INTO refresh_token (hash, session_id, expires_at) VALUES ($1, $2, $3)`,
+		refresh, session, refreshExpires)
+	return err
+}
+
+// useRefresh marks the token used, and reports false when somebody was faster.
+func useRefresh(ctx context.Context, tx *db.Tx, hash []byte, now time.Time) (bool, error) {
+	n, err := tx.Exec(ctx, `UPDATE refresh_token SET used_at = $1 WHERE hash = $2 AND used_at IS NULL`, clock.Micros(now), hash)
+	return n == 1, err
+}
+
+// challengeRow is a challenge as it is stored.
+type challengeRow struct {
+	id, purpose, jkt string
+	slot             []byte
+	superseded       bool
+	mac              []byte
+	keyVersion       uint32
+	tries            int64
+	expires          int64
+	sealed           []byte
+}
+
+func challengeByID(ctx context.Context, tx *db.Tx, id, purpose string) (c challengeRow, ok bool, err error) {
+	var superseded int64
+	ok, err = none(tx.QueryRow(ctx, `
+		SELECT id, purpose, jkt, slot, superseded, code_mac, key_version, tries, expires_at, sealed
+		FROM challenge WHERE id = $1 AND purpose = $2`, id, purpose).
+		Scan(&c.id, &c.purpose, &c.jkt, &c.slot, &superseded, &c.mac, &c.keyVersion, &c.tries, &c.expires, &c.sealed))
+	c.superseded = superseded != 0
+	return c, ok, err
+}
+
+// insertChallenge makes all earlier challenges of the slot void.
+func insertChallenge(ctx context.Context, tx *db.Tx, c challengeRow) error {
+	if _, err := tx.Exec(ctx, `UPDATE challenge SET superseded = 1 WHERE slot = $1 AND superseded = 0`, c.slot); err != nil {
+		return err
+	}
+	_, err := tx.Exec(ctx, `
+		INSERT INTO challenge (id, purpose, jkt, slot, superseded, code_mac, key_version, tries, expires_at, sealed)
+		VALUES ($1, $2, $3, $4, 0, $5, $6, $7, $8, $9)`,
+		c.id, c.purpose, c.jkt, c.slot, c.mac, int64(c.keyVersion), c.tries, c.expires, c.sealed)
+	return err
+}
+
+func setTries(ctx context.Context, tx *db.Tx, id string, tries int64) error {
+	_, err := tx.Exec(ctx, `UPDATE challenge SET tries = $1 WHERE id = $2`, tries, id)
+	return err
+}
+
+// useChallenge closes a challenge for good, and reports false when it was closed before.
+func useChallenge(ctx context.Context, tx *db.Tx, id string) (bool, error) {
+	n, err := tx.Exec(ctx, `UPDATE challenge SET superseded = 1, tries = 0 WHERE id = $1 AND superseded = 0`, id)
+	return n == 1, err
+}
+
+func getLane(ctx context.Context, tx *db.Tx, key []byte) (l lane, err error) {
+	_, err = none(tx.QueryRow(ctx, `SELECT failures, total, level, blocked_until FROM throttle WHERE lane = $1`, key).
+		Scan(&l.failures, &l.total, &l.level, &l.blocked))
+	return l, err
+}
+
+func putLane(ctx context.Context, tx *db.Tx, key []byte, l lane, now time.Time) error {
+	_, err := tx.Exec(ctx, `
+		INSERT INTO throttle (lane, failures, total, level, blocked_until, updated_at) VALUES ($1, $2, $3, $4, $5, $6)
+		ON CONFLICT (lane) DO UPDATE SET failures = excluded.failures, total = excluded.total, level = excluded.level,
+			blocked_until = excluded.blocked_until, updated_at = excluded.updated_at`,
+		key, l.failures, l.total, l.level, l.blocked, clock.Micros(now))
+	return err
+}
+
+func getCounter(ctx context.Context, tx *db.Tx, key []byte) (c counter, err error) {
+	_, err = none(tx.QueryRow(ctx, `SELECT since, count, previous, refused FROM quota WHERE counted = $1`, key).
+		Scan(&c.since, &c.count, &c.previous, &c.refused))
+	return c, err
+}
+
+func putCounter(ctx context.Context, tx *db.Tx, key []byte, c counter, per time.Duration) error {
+	_, err := tx.Exec(ctx, `
+		INSERT INTO quota (counted, since, count, previous, refused, expires_at) VALUES ($1, $2, $3, $4, $5, $6)
+		ON CONFLICT (counted) DO UPDATE SET since = excluded.since, count = excluded.count, previous = excluded.previous,
+			refused = excluded.refused, expires_at = excluded.expires_at`,
+		key, c.since, c.count, c.previous, c.refused, c.since+2*per.Microseconds())
+	return err
+}
+
+// outboxRow is a message or a blank that waits.
+type outboxRow struct {
+	id       string
+	sealed   []byte
+	attempts int64
+	next     int64
+	expires  int64
+}
+
+func insertOutbox(ctx context.Context, tx *db.Tx, o outboxRow) error {
+	_, err := tx.Exec(ctx, `INSERT INTO sms_outbox (id, sealed, attempts, next_at, expires_at) VALUES ($1, $2, 0, $3, $4)`,
+		o.id, o.sealed, o.next, o.expires)
+	return err
+}
+
+func dueOutbox(ctx context.Context, tx *db.Tx, now time.Time, limit int) ([]outboxRow, error) {
+	rows, err := tx.Query(ctx, `
+		SELECT id, sealed, attempts, next_at, expires_at FROM sms_outbox WHERE next_at <= $1 ORDER BY next_at LIMIT $2`,
+		clock.Micros(now), int64(limit))
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var out []outboxRow
+	for rows.Next() {
+		var o outboxRow
+		if err := rows.Scan(&o.id, &o.sealed, &o.attempts, &o.next, &o.expires); err != nil {
+			return nil, err
+		}
+		out = append(out, o)
+	}
+	return out, rows.Err()
+}
+
+// claimOutbox gives a row to its caller until the given time, and reports false when another has it.
+func claimOutbox(ctx context.Context, tx *db.Tx, o outboxRow, until int64) (bool, error) {
+	n, err := tx.Exec(ctx, `UPDATE sms_outbox SET next_at = $1, attempts = attempts + 1 WHERE id = $2 AND next_at = $3`,
+		until, o.id, o.next)
+	return n == 1, err
+}
+
+func postponeOutbox(ctx context.Context, tx *db.Tx, id string, next int64) error {
+	_, err := tx.Exec(ctx, `UPDATE sms_outbox SET next_at = $1 WHERE id = $2`, next, id)
+	return err
+}
+
+func deleteOutbox(ctx context.Context, tx *db.Tx, id string) error {
+	_, err := tx.Exec(ctx, `DELETE FROM sms_outbox WHERE id = $1`, id)
+	return err
+}
+
+// cleanupBatch is how many rows one transaction of the cleanup deletes.
+const cleanupBatch = 500
+
+// sweeps delete what is past. $1 is the time before which it ended, $2 how many rows at most. Each
+// goes through an index.
+var sweeps = []struct {
+	query string
+	keep  time.Duration
+}{
+	{`DELETE FROM challenge WHERE id IN (SELECT id FROM challenge WHERE expires_at < $1 LIMIT $2)`, time.Minute},
+	// An expired token is told apart from an unknown one for as long as a client may hold on to it.
+	{`DELETE FROM access_token WHERE hash IN (SELECT hash FROM access_token WHERE expires_at < $1 LIMIT $2)`, 24 * time.Hour},
+	{`DELETE FROM refresh_token WHERE hash IN (SELECT hash FROM refresh_token WHERE expires_at < $1 LIMIT $2)`, 24 * time.Hour},
+	{`DELETE FROM session WHERE id IN (SELECT id FROM session WHERE expires_at < $1 LIMIT $2)`, 30 * 24 * time.Hour},
+	{`DELETE FROM quota WHERE counted IN (SELECT counted FROM quota WHERE expires_at < $1 LIMIT $2)`, 0},
+	{`DELETE FROM sms_outbox WHERE id IN (SELECT id FROM sms_outbox WHERE expires_at < $1 AND next_at < $1 LIMIT $2)`, time.Minute},
+	// A lane at its ceiling is only opened by a login, never by time.
+	{`DELETE FROM throttle WHERE lane IN (SELECT lane FROM throttle WHERE updated_at < $1 AND total < 100 LIMIT $2)`, 90 * 24 * time.Hour},
+}
+
+// cleanup deletes what is past, in small transactions.
+func (i *Identity) cleanup(ctx context.Context) error {
+	now := i.Clock.Now()
+	for _, s := range sweeps {
+		for {
+			var n int64
+			err := i.DB.UpdateReadCommitted(ctx, func(tx *db.Tx) (err error) {
+				n, err = tx.Exec(ctx, s.query, clock.Micros(now.Add(-s.keep)), int64(cleanupBatch))
+				return err
+			})
+			if err != nil {
+				return fmt.Errorf("deleting what is past: %w", err)
+			}
+			if n < cleanupBatch {
+				break
+			}
+		}
+	}
+	return nil
+}
