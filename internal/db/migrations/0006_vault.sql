@@ -1,7 +1,9 @@
 -- +goose Up
 
 -- One sealed document of a customer. What may be read here without a key: whose it is, its
--- collection and key, how often it changed, when, and its length.
+-- collection and key, how often it changed, when, and its length. indexed is a digest of the record's
+-- rows in record_index, so that a change that leaves them alone need not look at them. updated_day
+-- counts days since 1970: an index on the exact time would have to be changed with every update.
 CREATE TABLE record (
     customer_id    {{.Text}} NOT NULL,
     collection     {{.Text}} NOT NULL,
@@ -9,13 +11,15 @@ CREATE TABLE record (
     version        {{.Int}}  NOT NULL,
     schema_version {{.Int}}  NOT NULL,
     sealed         {{.Blob}} NOT NULL,
+    indexed        {{.Blob}} NOT NULL,
     made_at        {{.Int}}  NOT NULL,
     updated_at     {{.Int}}  NOT NULL,
+    updated_day    {{.Int}}  NOT NULL,
     PRIMARY KEY (customer_id, collection, key)
 ) {{.Clustered}};
 
 -- Retention asks for the oldest records of a collection.
-CREATE INDEX record_by_age ON record (collection, updated_at);
+CREATE INDEX record_by_age ON record (collection, updated_day);
 
 -- The lowest version that a record made from now on may get, per customer and collection. It is
 -- raised by every deletion, so that a version, and the ETag made of it, never comes back when a

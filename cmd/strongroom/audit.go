@@ -1,0 +1,190 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"strongroom/internal/app"
+	"strongroom/internal/audit"
+)
+
+func newAudit() *cobra.Command {
+	cmd := &cobra.Command{Use: "audit", Short: "Read and verify the audit trail"}
+	cmd.AddCommand(newAuditVerify(), newAuditTail())
+	return cmd
+}
+
+// operator reaches the installation: through its running server, or itself when there is none.
+func (s *settings) operator(cmd *cobra.Command) (app.Operator, error) {
+	c, err := s.load()
+	if err != nil {
+		return nil, err
+	}
+	log, err := logger(c.Log)
+	if err != nil {
+		return nil, err
+	}
+	return app.Operate(cmd.Context(), c, log)
+}
+
+func newAuditVerify() *cobra.Command {
+	var s settings
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "verify",
+		Short: "Recompute the whole trail and name every event that was altered, dropped, inserted or reordered",
+		Long: fmt.Sprintf(`Recomputes every event's hash, the Merkle tree over them and every signed checkpoint from the
+database, and compares. Exit code %d when the trail does not hold.`, exitFindings),
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			o, err := s.operator(cmd)
+			if err != nil {
+				return err
+			}
+			defer o.Close()
+			began := time.Now()
+			bar := newProgress(os.Stderr, "events")
+			report, err := o.Verify(cmd.Context(), bar.update)
+			bar.clear()
+			if err != nil {
+				return err
+			}
+			out := cmd.OutOrStdout()
+			if asJSON {
+				err = printJSON(out, report)
+			} else {
+				err = printReport(out, report, time.Since(began))
+			}
+			if err == nil && len(report.Findings) > 0 {
+				err = exitError(exitFindings)
+			}
+			return err
+		},
+	}
+	s.place(cmd)
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print the report as JSON")
+	return cmd
+}
+
+func printReport(w io.Writer, r audit.Report, took time.Duration) error {
+	out := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	if len(r.Findings) == 0 {
+		fmt.Fprintf(out, "✓ the trail holds: %d events, none altered, dropped, inserted or reordered\n", r.Events)
+	} else {
+		fmt.Fprintf(out, "✗ the trail does not hold: %d findings in %d events\n", len(r.Findings), r.Events)
+	}
+	for _, f := range r.Findings {
+		event := f.Event
+		if event == "" {
+			event = "-"
+		}
+		place := "-"
+		if f.Index >= 0 {
+			place = fmt.Sprintf("index %d", f.Index)
+		}
+		fmt.Fprintf(out, "  %s\t%s\t%s\t%s\n", f.Kind, event, place, f.Detail)
+	}
+	if r.Pending > 0 {
+		fmt.Fprintf(out, "  waiting for the next checkpoint\t%d\n", r.Pending)
+	}
+	for i, l := range strings.Split(strings.TrimSpace(r.Checkpoint), "\n") {
+		label := ""
+		if i == 0 {
+			label = "checkpoint"
+		}
+		if l != "" {
+			fmt.Fprintf(out, "  %s\t%s\n", label, l)
+		}
+	}
+	fmt.Fprintf(out, "  took\t%v\n", took.Round(time.Millisecond))
+	return out.Flush()
+}
+
+func newAuditTail() *cobra.Command {
+	var s settings
+	var limit int
+	var asJSON, follow bool
+	cmd := &cobra.Command{
+		Use:   "tail",
+		Short: "Print the newest events",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			o, err := s.operator(cmd)
+			if err != nil {
+				return err
+			}
+			defer o.Close()
+			after := ""
+			for {
+				entries, err := o.Tail(cmd.Context(), after, limit)
+				if err != nil {
+					if cmd.Context().Err() != nil {
+						return nil // stopped by hand
+					}
+					return err
+				}
+				for _, e := range entries {
+					after = e.ID
+					if err := printEntry(cmd.OutOrStdout(), e, asJSON); err != nil {
+						return err
+					}
+				}
+				if !follow {
+					return nil
+				}
+				select {
+				case <-cmd.Context().Done():
+					return nil
+				case <-time.After(time.Second):
+				}
+			}
+		},
+	}
+	s.place(cmd)
+	cmd.Flags().IntVarP(&limit, "lines", "n", 20, "how many events, 1 to 1000")
+	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "wait for more")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "one JSON object a line")
+	return cmd
+}
+
+func printEntry(w io.Writer, e audit.Entry, asJSON bool) error {
+	if asJSON {
+		return json.NewEncoder(w).Encode(e)
+	}
+	_, err := fmt.Fprintln(w, entryLine(e))
+	return err
+}
+
+func printJSON(w io.Writer, v any) error {
+	e := json.NewEncoder(w)
+	e.SetIndent("", "  ")
+	return e.Encode(v)
+}
+
+// entryLine is one event for people: when, who, what, on what, and how it ended.
+func entryLine(e audit.Entry) string {
+	var b strings.Builder
+	mark := map[audit.Outcome]string{audit.Granted: "✓", audit.Denied: "✗", audit.Failed: "!"}[e.Outcome]
+	who := string(e.Actor.Kind)
+	if e.Actor.ID != "" {
+		who = e.Actor.ID
+	}
+	fmt.Fprintf(&b, "%s %s  %-32s %-28s", e.Time.Local().Format("2006-01-02 15:04:05.000"), mark, who, e.Action)
+	if e.Resource != "" {
+		fmt.Fprintf(&b, " %s", e.Resource)
+	}
+	if e.Reason != "" {
+		fmt.Fprintf(&b, "  (%s)", e.Reason)
+	}
+	if address := e.Personal["address"]; address != "" {
+		fmt.Fprintf(&b, "  from %s", address)
+	}
+	return b.String()
+}

@@ -1,0 +1,257 @@
+// Package app puts the house together: settings become rooms, rooms get their doors and jobs. It is
+// the only place that knows everyone, and holds no rule of its own.
+package app
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"strongroom/internal/actor"
+	"strongroom/internal/audit"
+	"strongroom/internal/clock"
+	"strongroom/internal/config"
+	"strongroom/internal/customer"
+	"strongroom/internal/db"
+	"strongroom/internal/id"
+	"strongroom/internal/jobs"
+	"strongroom/internal/keyring"
+	_ "strongroom/internal/keyring/kms" // the key-management services that root_key.url may name
+)
+
+// databaseFile is the first file of the embedded database; database.json says which one holds.
+const databaseFile = "strongroom-1.db"
+
+// House is an installation without its doors: database, keys and trail. Commands use it as it is;
+// Serve adds the rooms that customers come to.
+type House struct {
+	Config  config.Config
+	DB      *db.DB
+	Ring    *keyring.Keyring
+	Trail   *audit.Trail
+	Jobs    *jobs.Runner
+	Metrics *prometheus.Registry
+
+	root keyring.Root
+	log  *slog.Logger
+}
+
+// openHouse opens what Init has made. The actor is who asks for it; keys that are made because
+// they are missing are made in its name.
+func openHouse(ctx context.Context, c config.Config, by actor.Actor, log *slog.Logger) (_ *House, err error) {
+	h := &House{Config: c, Metrics: prometheus.NewRegistry(), log: log}
+	defer func() {
+		if err != nil {
+			_ = h.Close() // the first failure is the one to tell
+		}
+	}()
+	if h.root, err = openRoot(ctx, c); err != nil {
+		return nil, err
+	}
+	return h, h.open(ctx, by, false)
+}
+
+func (h *House) open(ctx context.Context, by actor.Actor, create bool) error {
+	c := h.Config
+	options := db.Options{
+		Environment: c.Environment, Create: create, Clock: clock.System, Log: h.log, Metrics: h.Metrics,
+	}
+	if c.Database.URL != "" {
+		url, err := c.PostgresURL()
+		if err != nil {
+			return err
+		}
+		options.URL = string(url.Reveal())
+	} else {
+		key, err := keyring.OpenFileKey(ctx, h.root, filepath.Join(c.Data, keyring.ManifestName), c.Environment)
+		if err != nil {
+			return err
+		}
+		options.Dir, options.File, options.Key = c.Data, key.File, key.Key
+	}
+	var err error
+	if h.DB, err = db.Open(ctx, options); err != nil {
+		return fmt.Errorf("database: %w", err)
+	}
+	holder := id.New("run")
+	h.Jobs = jobs.New(h.DB, jobs.Options{Holder: holder, Clock: clock.System, Log: h.log, Metrics: h.Metrics})
+	return h.openTrail(ctx, by, holder)
+}
+
+// openTrail makes the two rooms that need each other: keys, whose making is an event, and the
+// trail, whose events are sealed and signed with keys.
+func (h *House) openTrail(ctx context.Context, by actor.Actor, holder string) (err error) {
+	connect := func(k *keyring.Keyring) keyring.Recorder {
+		h.Trail = audit.New(h.DB, k, audit.Options{
+			Clock: clock.System, Log: h.log, Metrics: h.Metrics, Holder: holder,
+			Wake:     func() { h.Jobs.Wake(audit.JobName) },
+			Remember: audit.RememberFile(filepath.Join(h.Config.Data, "checkpoint")),
+		})
+		return func(ctx context.Context, tx *db.Tx, by actor.Actor, c customer.ID, action, resource string) error {
+			return h.Trail.Record(ctx, tx, by, audit.Event{Action: action, Resource: resource, Customer: c, Outcome: audit.Granted})
+		}
+	}
+	h.Ring, err = keyring.Open(ctx, by, keyring.Options{
+		DB: h.DB, Root: h.root, Connect: connect, Clock: clock.System, Log: h.log, Metrics: h.Metrics,
+	})
+	return err
+}
+
+func openRoot(ctx context.Context, c config.Config) (keyring.Root, error) {
+	root := keyring.RootConfig{URL: c.RootKey.URL, Path: c.RootKey.File}
+	if c.RootKey.URL == "" {
+		passphrase, err := c.RootKey.Passphrase.Read()
+		if err != nil {
+			return nil, &config.Error{Key: "root_key.passphrase", Problem: err.Error()}
+		}
+		root.Passphrase = passphrase
+	}
+	opened, err := keyring.OpenRoot(ctx, root)
+	if err != nil {
+		return nil, fmt.Errorf("root key: %w", err)
+	}
+	return opened, nil
+}
+
+// Close closes what was opened, last first.
+func (h *House) Close() error {
+	var errs []error
+	if h.DB != nil {
+		errs = append(errs, h.DB.Close())
+	}
+	if h.root != nil {
+		errs = append(errs, h.root.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// Init makes an installation in c.Data: the settings file, the root key with a fresh passphrase
+// when root_key.passphrase names a file that is not there, the database and its first keys. It
+// refuses a folder that already has settings.
+func Init(ctx context.Context, c config.Config) error {
+	if err := c.Resolve(); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(c.Data, 0o700); err != nil {
+		return fmt.Errorf("data folder: %w", err)
+	}
+	settings := filepath.Join(c.Data, config.FileName)
+	if _, err := os.Stat(settings); !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%s is there already: this folder holds an installation; choose another, or use it as it is", settings)
+	}
+	if err := makeRoot(c); err != nil {
+		return err
+	}
+	root, err := openRoot(ctx, c)
+	if err != nil {
+		return err
+	}
+	if c.Database.URL == "" {
+		_, err = keyring.CreateFileKey(ctx, root, filepath.Join(c.Data, keyring.ManifestName), c.Environment, databaseFile)
+		if err != nil && !errors.Is(err, keyring.ErrExists) { // left by an init that was cut short
+			return errors.Join(err, root.Close())
+		}
+	}
+	h := &House{Config: c, Metrics: prometheus.NewRegistry(), log: slog.New(slog.DiscardHandler), root: root}
+	if err := errors.Join(h.open(ctx, commandActor(os.Getuid()), true), h.Close()); err != nil {
+		return err
+	}
+	// The settings come last: a folder that has them is complete.
+	text := c.ForInit()
+	if c.Environment == config.Dev {
+		if text, err = c.Differences(); err != nil {
+			return err
+		}
+	}
+	return writeFile(settings, text)
+}
+
+// makeRoot makes the local root key and its passphrase, unless they are there or elsewhere.
+func makeRoot(c config.Config) error {
+	if c.RootKey.URL != "" {
+		return nil
+	}
+	if file := c.RootKey.Passphrase.File; file != "" {
+		if _, err := os.Stat(file); errors.Is(err, fs.ErrNotExist) {
+			if err := writeFile(file, newPassphrase()+"\n"); err != nil {
+				return err
+			}
+		}
+	}
+	passphrase, err := c.RootKey.Passphrase.Read()
+	if err != nil {
+		return &config.Error{Key: "root_key.passphrase", Problem: err.Error()}
+	}
+	err = keyring.CreateLocalRoot(c.RootKey.File, passphrase)
+	if errors.Is(err, keyring.ErrExists) {
+		return nil
+	}
+	return err
+}
+
+// newPassphrase returns 130 random bits in groups of four characters, for people who must type it.
+func newPassphrase() string {
+	text := strings.ToLower(rand.Text())
+	var groups []string
+	for ; len(text) > 4; text = text[4:] {
+		groups = append(groups, text[:4])
+	}
+	return strings.Join(append(groups, text), "-")
+}
+
+func writeFile(path, text string) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	if _, err = f.WriteString(text); err == nil {
+		err = f.Sync()
+	}
+	return errors.Join(err, f.Close())
+}
+
+// Operate returns the installation's operator: its running server, or the installation itself.
+func Operate(ctx context.Context, c config.Config, log *slog.Logger) (Operator, error) {
+	remote, err := dial(ctx, c.Data)
+	if err == nil {
+		return remote, nil
+	}
+	by := commandActor(os.Getuid())
+	h, err := openHouse(ctx, c, by, log)
+	if err != nil {
+		return nil, err
+	}
+	return operator{h, by}, nil
+}
+
+// operator is House in the name of one caller.
+type operator struct {
+	house *House
+	by    actor.Actor
+}
+
+func (o operator) Verify(ctx context.Context, progress func(done, total int64)) (audit.Report, error) {
+	return o.house.Trail.Verify(ctx, o.by, progress)
+}
+
+func (o operator) Tail(ctx context.Context, after string, limit int) ([]audit.Entry, error) {
+	return o.house.Trail.Tail(ctx, o.by, after, limit)
+}
+
+func (o operator) Keys(ctx context.Context) ([]keyring.Info, error) {
+	return o.house.Ring.List(ctx, o.by)
+}
+
+// Close brings the trail up to date and closes the installation.
+func (o operator) Close() error {
+	_, err := o.house.Trail.Sequence(context.Background())
+	return errors.Join(err, o.house.Close())
+}
