@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"database/sql"
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -173,30 +174,31 @@ func TestEnvironments(t *testing.T) {
 	onBoth(t, func(t *testing.T, database []string) {
 		data := t.TempDir()
 		start(t, "dev", data, database...).stop()
-		settings := filepath.Join(data, "strongroom.yaml")
-		text, err := os.ReadFile(settings)
-		if err != nil {
+		url := ""
+		if database != nil {
+			url = database[1]
+		}
+		settings := filepath.Join(t.TempDir(), "uat.yaml")
+		uat := fmt.Sprintf(`
+environment: uat
+data: %s
+database: {url: %q}
+root_key: {passphrase: {file: root.passphrase, env: ""}}
+sms: {webhook: "https://sms.example", secret: {file: root.passphrase}}
+listeners:
+  app: {certificate: x, key: x}
+  service: {certificate: x, key: x, client_ca: x}
+  admin: {certificate: x, key: x}
+`, data, url)
+		if err := os.WriteFile(settings, []byte(uat), 0o600); err != nil {
 			t.Fatal(err)
 		}
+		must(t, "config", "check", "--data", data, "--config", settings)
+
 		before := fingerprint(t, data)
-		r := commandEnv(t, []string{"STRONGROOM_ENVIRONMENT=uat"}, "keys", "list", "--data", data)
-		if r.code == 0 {
-			t.Fatalf("accepted: %v", r)
-		}
-		// A dev setting in uat is refused first; make the settings sound to reach the keys.
-		sound := strings.Replace(string(text), "environment: dev", "environment: uat", 1)
-		sound = regexp.MustCompile(`(?m)^\s*(allow_test_numbers|sender|private_code_min_length):.*\n`).ReplaceAllString(sound, "")
-		sound = strings.Replace(sound, "sms:\n", "sms:\n    webhook: https://sms.example\n    secret: {file: root.passphrase}\n", 1)
-		for _, door := range []string{"app", "service", "admin"} {
-			sound = strings.Replace(sound, "    "+door+":\n", "    "+door+":\n        certificate: x\n        key: x\n        client_ca: x\n", 1)
-		}
-		other := filepath.Join(t.TempDir(), "uat.yaml")
-		if err := os.WriteFile(other, []byte(strings.Replace(sound, "environment: uat", "environment: uat\ndata: "+data, 1)), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		r = command(t, "keys", "list", "--data", data, "--config", other)
-		if r.code == 0 || !strings.Contains(r.stderr, "environment") || !strings.Contains(r.stderr, "uat") {
-			t.Errorf("refused for another reason: %v", r)
+		r := command(t, "keys", "list", "--data", data, "--config", settings)
+		if r.code == 0 || !strings.Contains(r.stderr, "environment") || !strings.Contains(r.stderr, "uat") && !strings.Contains(r.stderr, "another environment") {
+			t.Errorf("accepted, or refused for another reason: %v", r)
 		}
 		if after := fingerprint(t, data); after != before {
 			t.Errorf("trying changed the folder:\n%s\n%s", before, after)
