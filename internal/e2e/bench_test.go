@@ -10,6 +10,7 @@ import (
 	"crypto/tls"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"math/big"
@@ -56,7 +57,7 @@ func startMeasured(b *testing.B, data string, args ...string) (*server, time.Dur
 	ready := filepath.Join(b.TempDir(), "ready.json")
 	args = append([]string{"dev", "--data", data, "--ready-file", ready}, args...)
 	s := &server{t: b, data: data, cmd: exec.Command(binary, append(args, anyPorts...)...), log: &buffer{}, out: &buffer{}, done: make(chan error, 1)}
-	s.cmd.Env = append(os.Environ(), measured...)
+	s.cmd.Env = append(append(os.Environ(), measured...), fmt.Sprintf("STRONGROOM_LISTENERS_OPS_PPROF=%t", os.Getenv(profileVariable) != ""))
 	s.cmd.Stderr = log
 	began := time.Now()
 	if err := s.cmd.Start(); err != nil {
@@ -79,6 +80,38 @@ func startMeasured(b *testing.B, data string, args ...string) (*server, time.Dur
 	text, _ := os.ReadFile(log.Name()) // an empty text is all there is to tell
 	b.Fatalf("the server is not ready:\n%s", text)
 	return nil, 0
+}
+
+// profileVariable names a folder for CPU profiles of the server under each load, for go tool pprof.
+// Give -benchtime some seconds more than profileSeconds then.
+const (
+	profileVariable = "STRONGROOM_TEST_PROFILES"
+	profileSeconds  = 4
+)
+
+// profiled takes a profile of s from now on, when they are wanted; the function that it returns
+// waits for it.
+func profiled(b *testing.B, s *server, key string) (wait func()) {
+	folder := os.Getenv(profileVariable)
+	if folder == "" || s.urls.Ops == "" || b.N < 100 {
+		return func() {}
+	}
+	done := make(chan error)
+	go func() {
+		res, err := http.Get(fmt.Sprintf("%s/debug/pprof/profile?seconds=%d", s.urls.Ops, profileSeconds))
+		if err == nil {
+			var profile []byte
+			profile, err = io.ReadAll(res.Body)
+			res.Body.Close()
+			err = errors.Join(err, os.WriteFile(filepath.Join(folder, strings.ReplaceAll(key, "/", "-")+".pprof"), profile, 0o600))
+		}
+		done <- err
+	}()
+	return func() {
+		if err := <-done; err != nil {
+			b.Error(err)
+		}
+	}
 }
 
 // processTime is the CPU time that a process has taken, in user and kernel mode.
@@ -205,8 +238,10 @@ type operation struct{ name, method, path, query, body string }
 const profileBody = `{"given_name":"Ada","family_name":"Lovelace","date_of_birth":"1985-12-10","email":"ada.lovelace@example.com",` +
 	`"address_line1":"12 St James's Square","address_line2":"Second floor, the door on the left","postcode":"SW1Y 4JH","city":"London","country":"GB"}`
 
+var write = operation{"write", http.MethodPut, "/v1/records/profile/main", "", profileBody}
+
 var operations = []operation{
-	{"write", http.MethodPut, "/v1/records/profile/main", "", profileBody}, // first: it makes the records that are read
+	write,
 	{"read", http.MethodGet, "/v1/records/profile/main", "?reveal=all&purpose=show-to-customer", ""},
 	{"session", http.MethodGet, "/v1/session", "", ""},
 }
@@ -220,8 +255,9 @@ var results = map[string]float64{}
 
 // ask has n callers ask the server at base b.N times altogether, and reports their rate and the CPU
 // time that the server's process took for each request. The time of the trail's sequencer is in it.
-func ask(b *testing.B, key string, pid, n int, callers []*caller, base string, o operation) {
+func ask(b *testing.B, key string, s *server, n int, callers []*caller, o operation) {
 	b.Helper()
+	base, pid := s.urls.App, s.cmd.Process.Pid
 	for _, c := range callers[:n] { // connections and nonces are there before the clock starts
 		if _, err := c.must(b.Context(), base, o); err != nil {
 			b.Fatal(err)
@@ -230,6 +266,7 @@ func ask(b *testing.B, key string, pid, n int, callers []*caller, base string, o
 	var left atomic.Int64
 	left.Store(int64(b.N))
 	var wg sync.WaitGroup
+	defer profiled(b, s, key)()
 	b.ResetTimer()
 	cpu, began := processTime(b, pid), time.Now()
 	for _, c := range callers[:n] {
@@ -265,16 +302,16 @@ func BenchmarkRequest(b *testing.B) {
 
 	s, _ := startMeasured(b, b.TempDir())
 	callers := callersOf(b, s, clientCounts[len(clientCounts)-1])
-	bareURL, barePID := startBare(b, s, callers[0])
+	plain := startBare(b, s, callers[0])
 	against := func(engine string, s *server, callers []*caller, o operation) {
 		for _, n := range clientCounts {
 			bare := fmt.Sprintf("%s/bare/%d", o.name, n)
 			if engine == "sqlite" {
-				b.Run(bare, func(b *testing.B) { ask(b, bare, barePID, n, callers, bareURL, o) })
+				b.Run(bare, func(b *testing.B) { ask(b, bare, plain, n, callers, o) })
 			}
 			key := fmt.Sprintf("%s/%s/%d", o.name, engine, n)
 			b.Run(key, func(b *testing.B) {
-				ask(b, key, s.cmd.Process.Pid, n, callers, s.urls.App, o)
+				ask(b, key, s, n, callers, o)
 				proof, ok := results["dpop"]
 				if ok {
 					b.ReportMetric(results[key]-proof, "beyond-proof-µs")
@@ -301,7 +338,7 @@ func BenchmarkRequest(b *testing.B) {
 	}
 }
 
-// callersOf returns n customers of s, logged in.
+// callersOf returns n customers of s, logged in, each with a record.
 func callersOf(b *testing.B, s *server, n int) []*caller {
 	b.Helper()
 	callers := make([]*caller, n)
@@ -316,6 +353,10 @@ func callersOf(b *testing.B, s *server, n int) []*caller {
 					return
 				}
 				callers[i] = newCaller(b, s, p)
+				if _, err := callers[i].must(b.Context(), s.urls.App, write); err != nil {
+					b.Error(err)
+					return
+				}
 			}
 		})
 	}
@@ -344,7 +385,7 @@ func serveBare(tlsFolder string) error {
 		return err
 	}
 	certificates, err := edge.LoadCertificates(edge.Files{
-		Certificate: filepath.Join(tlsFolder, "server.crt"), Key: filepath.Join(tlsFolder, "server.key"),
+		Certificate: filepath.Join(tlsFolder, "server.pem"), Key: filepath.Join(tlsFolder, "server.key"),
 	}, clock.System)
 	if err != nil {
 		return err
@@ -369,18 +410,13 @@ func serveBare(tlsFolder string) error {
 }
 
 // startBare starts the bare server with the answers that s gives to c.
-func startBare(b *testing.B, s *server, c *caller) (url string, pid int) {
+func startBare(b *testing.B, s *server, c *caller) *server {
 	b.Helper()
 	answers := map[string]answer{}
 	for _, o := range operations {
 		a, err := c.must(b.Context(), s.urls.App, o)
 		if err != nil {
 			b.Fatal(err)
-		}
-		if o.method == http.MethodPut { // the first one made the record; those that are measured replace it
-			if a, err = c.must(b.Context(), s.urls.App, o); err != nil {
-				b.Fatal(err)
-			}
 		}
 		for _, name := range []string{"Date", "Dpop-Nonce", "Etag"} {
 			a.Header.Del(name)
@@ -408,10 +444,11 @@ func startBare(b *testing.B, s *server, c *caller) (url string, pid int) {
 		_ = cmd.Process.Signal(syscall.SIGKILL)
 		_ = cmd.Wait() // it was killed
 	})
-	if _, err := fmt.Fscanln(out, &url); err != nil {
+	bare := &server{t: b, cmd: cmd}
+	if _, err := fmt.Fscanln(out, &bare.urls.App); err != nil {
 		b.Fatal(err)
 	}
-	return url, cmd.Process.Pid
+	return bare
 }
 
 // alone runs b.N times what takes one core, and reports the CPU time of each.

@@ -47,6 +47,7 @@ const patience = 60 * time.Second
 // urls is what a server writes to its ready file.
 type urls struct {
 	App, Service, Admin, Ops, CA, Data string
+	Pins                               []string
 }
 
 // server is a running strongroom.
