@@ -180,6 +180,9 @@ func entryLine(e audit.Entry) string {
 	if e.Resource != "" {
 		fmt.Fprintf(&b, " %s", e.Resource)
 	}
+	if e.Customer != "" && string(e.Customer) != e.Actor.ID {
+		fmt.Fprintf(&b, "  of %s", e.Customer)
+	}
 	if e.Reason != "" {
 		fmt.Fprintf(&b, "  (%s)", e.Reason)
 	}

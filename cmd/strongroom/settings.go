@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"strongroom/internal/app"
 	"strongroom/internal/config"
 )
 
@@ -61,7 +62,7 @@ func (s *settings) load() (config.Config, error) {
 		return c, err
 	}
 	s.apply(&c)
-	return c, c.Validate()
+	return c, app.Check(c)
 }
 
 // apply puts the flags over what the file said.

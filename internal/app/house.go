@@ -25,10 +25,20 @@ import (
 	"strongroom/internal/jobs"
 	"strongroom/internal/keyring"
 	_ "strongroom/internal/keyring/kms" // the key-management services that root_key.url may name
+	"strongroom/internal/vault"
 )
 
 // databaseFile is the first file of the embedded database; database.json says which one holds.
 const databaseFile = "strongroom-1.db"
+
+// Check returns every fault of the settings, those that only a room can see included.
+func Check(c config.Config) error {
+	err := c.Validate()
+	if len(c.Collections) > 0 {
+		err = errors.Join(err, vault.Validate(collectionsOf(c.Collections)))
+	}
+	return err
+}
 
 // House is an installation without its doors: database, keys and trail. Commands use it as it is;
 // Serve adds the rooms that customers come to.

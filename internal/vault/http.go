@@ -37,7 +37,7 @@ type RecordPath struct {
 	Key        string `path:"key" doc:"1 to 64 letters, digits, dots, hyphens and underscores." example:"main"`
 }
 
-func (p RecordPath) ref() Ref { return Ref{p.Collection, p.Key} }
+func (p RecordPath) ref() Ref { return Ref(p) }
 
 type putRecordInput struct {
 	RecordPath

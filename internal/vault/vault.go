@@ -129,7 +129,11 @@ func New(d *db.DB, keys *keyring.Keyring, trail *audit.Trail, o Options) (*Vault
 	}, []string{"action", "outcome"})
 	if o.Metrics != nil {
 		if err := o.Metrics.Register(v.operations); err != nil {
-			return nil, fmt.Errorf("vault: %w", err)
+			var there prometheus.AlreadyRegisteredError
+			if !errors.As(err, &there) {
+				return nil, fmt.Errorf("vault: %w", err)
+			}
+			v.operations = there.ExistingCollector.(*prometheus.CounterVec)
 		}
 	}
 	return v, nil
@@ -237,10 +241,12 @@ func (v *Vault) Put(ctx context.Context, by actor.Actor, owner customer.ID, ref 
 	// waits for it.
 	var plain []byte
 	var blinds []blind
+	var index []byte
 	if d.err == nil {
 		plain = encode(values)
 		defer clear(plain)
 		blinds = v.blinds(s, values)
+		index = digest(blinds)
 	}
 	now := v.clock.Now()
 	var version int64
@@ -258,6 +264,7 @@ func (v *Vault) Put(ctx context.Context, by actor.Actor, owner customer.ID, ref 
 		if created {
 			e.Action = ActionCreate
 		}
+		d.Action = e.Action // what is counted
 		if p := cond.check(old); p != nil {
 			e.Deny(p)
 			return nil
@@ -280,7 +287,7 @@ func (v *Vault) Put(ctx context.Context, by actor.Actor, owner customer.ID, ref 
 			version = old + 1
 		}
 		w := row{
-			version: version, schemaVersion: s.Version, indexed: digest(blinds), updatedAt: clock.Micros(now),
+			version: version, schemaVersion: s.Version, indexed: index, updatedAt: clock.Micros(now),
 			sealed: ring.Seal(place(owner, ref, version, s.Version), plain),
 		}
 		if created {
@@ -292,7 +299,7 @@ func (v *Vault) Put(ctx context.Context, by actor.Actor, owner customer.ID, ref 
 			return err
 		}
 		if !created {
-			if bytes.Equal(indexed, w.indexed) {
+			if bytes.Equal(indexed, index) {
 				return nil
 			}
 			if err := deleteIndex(ctx, tx, owner, ref); err != nil {

@@ -802,3 +802,37 @@ func TestReadersAmongWriters(t *testing.T) {
 		wg.Wait()
 	})
 }
+
+// Customers who work with their own records at the same time are not in each other's way.
+func TestCustomersDoNotDisturbEachOther(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		h := newHouse(t, d, nil)
+		var wg sync.WaitGroup
+		for i := range 24 {
+			by := h.person(t)
+			wg.Go(func() {
+				for round := range 4 {
+					body := strings.Replace(adaProfile, "ada@", fmt.Sprintf("ada%d.%d@", i, round), 1)
+					r, created, err := h.vault.Put(t.Context(), by, by.Customer(), profile, []byte(body), vault.IfAbsent())
+					if err != nil || !created {
+						t.Errorf("create: %v", err)
+						return
+					}
+					r, _, err = h.vault.Put(t.Context(), by, by.Customer(), profile, []byte(adaProfile), vault.IfVersion(r.Version))
+					if err != nil {
+						t.Errorf("update: %v", err)
+						return
+					}
+					if _, err := h.vault.Get(t.Context(), by, by.Customer(), profile, vault.Reveal{}); err != nil {
+						t.Errorf("read: %v", err)
+					}
+					if err := h.vault.Delete(t.Context(), by, by.Customer(), profile, vault.IfVersion(r.Version)); err != nil {
+						t.Errorf("delete: %v", err)
+						return
+					}
+				}
+			})
+		}
+		wg.Wait()
+	})
+}
