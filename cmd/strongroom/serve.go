@@ -7,8 +7,11 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"os"
+	"os/signal"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -127,14 +130,30 @@ func serve(ctx context.Context, c config.Config, readyFile string, ready func(ap
 	}
 	if err == nil {
 		ready(server.URLs())
-		select {
-		case <-ctx.Done():
-		case err = <-server.Failed():
-		}
+		err = wait(ctx, server, log)
 	}
-	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
+	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.Listeners.Drain+30*time.Second)
 	defer cancel()
 	return errors.Join(err, server.Close(stop))
+}
+
+// wait returns when the context ends or a listener fails. SIGHUP reads the certificates again.
+func wait(ctx context.Context, server *app.Server, log *slog.Logger) error {
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case err := <-server.Failed():
+			return err
+		case <-hangup:
+			if err := server.Reload(); err != nil {
+				log.Error("certificates not read again; the old ones stay in use", "error", err)
+			}
+		}
+	}
 }
 
 // writeReady writes the file in one step, so that a script that waits for it never reads half.

@@ -200,7 +200,7 @@ func (s *Server) doors(c config.Config, o Options, appHandler http.Handler) erro
 		Name: "ops", Address: c.Listeners.Ops.Address, Mode: edge.Plain, Handler: opsHandler(s.house, draining, o.Log),
 		Limits: edge.Limits{Write: 5 * time.Minute}, // a profile takes as long as it was asked for
 	})
-	s.edge, err = edge.New(edge.Options{Log: o.Log, Metrics: s.house.Metrics, Clock: clock.System}, listeners...)
+	s.edge, err = edge.New(edge.Options{Log: o.Log, Metrics: s.house.Metrics, Clock: clock.System, Drain: c.Listeners.Drain}, listeners...)
 	return err
 }
 
@@ -210,7 +210,7 @@ func (s *Server) certificates(c config.Config, listeners ...*config.Listener) ([
 	var dev edge.DevFiles
 	var all []*edge.Certificates
 	for _, l := range listeners {
-		files := edge.Files{Certificate: l.Certificate, Key: l.Key, ClientCAs: l.ClientCA}
+		files := edge.Files{Certificate: l.Certificate, Key: l.Key, BackupKey: l.BackupKey, ClientCAs: l.ClientCA}
 		if l.Certificate == "" {
 			if dev.CA == "" {
 				var err error
@@ -220,6 +220,9 @@ func (s *Server) certificates(c config.Config, listeners ...*config.Listener) ([
 				s.urls.CA = dev.CA
 			}
 			files = dev.Server
+			if l.ClientCA != "" {
+				files.ClientCAs = l.ClientCA
+			}
 		}
 		loaded, err := edge.LoadCertificates(files, clock.System)
 		if err != nil {
@@ -260,6 +263,9 @@ func collectionsOf(list []config.Collection) []vault.Collection {
 
 // URLs says where the server listens.
 func (s *Server) URLs() URLs { return s.urls }
+
+// Reload reads the certificates again, as happens by itself when their files change.
+func (s *Server) Reload() error { return s.edge.Reload() }
 
 // Failed receives the error of a listener that ended by itself.
 func (s *Server) Failed() <-chan error { return s.edge.Failed() }

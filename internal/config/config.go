@@ -84,6 +84,9 @@ type Listeners struct {
 	Admin Listener `yaml:"admin"`
 	// Ops serves health and metrics, over plain HTTP on a loopback address only.
 	Ops Ops `yaml:"ops"`
+	// Drain is how long a stopping server goes on accepting after /readyz turned, so that load
+	// balancers notice before connections are refused. 0 is right without one.
+	Drain time.Duration `yaml:"drain"`
 }
 
 // Listener is one TLS door.
@@ -94,6 +97,9 @@ type Listener struct {
 	// development authority that Strongroom makes itself.
 	Certificate string `yaml:"certificate"`
 	Key         string `yaml:"key"`
+	// BackupKey is the PEM file of the key, private or public, that the next certificate will use.
+	// Its pin is announced before it is needed, so that apps that pin keys survive the change.
+	BackupKey string `yaml:"backup_key"`
 	// ClientCA is the PEM file of the authority that signs clients' certificates (service only).
 	ClientCA string `yaml:"client_ca"`
 	// Allow lists the address prefixes that may connect; empty means everyone on app and
@@ -298,9 +304,9 @@ func (c *Config) Resolve() error {
 func (c *Config) paths() []*string {
 	return []*string{
 		&c.RootKey.File, &c.RootKey.Passphrase.File, &c.Database.Password.File, &c.SMS.Secret.File,
-		&c.Listeners.App.Certificate, &c.Listeners.App.Key, &c.Listeners.App.ClientCA,
-		&c.Listeners.Service.Certificate, &c.Listeners.Service.Key, &c.Listeners.Service.ClientCA,
-		&c.Listeners.Admin.Certificate, &c.Listeners.Admin.Key, &c.Listeners.Admin.ClientCA,
+		&c.Listeners.App.Certificate, &c.Listeners.App.Key, &c.Listeners.App.BackupKey, &c.Listeners.App.ClientCA,
+		&c.Listeners.Service.Certificate, &c.Listeners.Service.Key, &c.Listeners.Service.BackupKey, &c.Listeners.Service.ClientCA,
+		&c.Listeners.Admin.Certificate, &c.Listeners.Admin.Key, &c.Listeners.Admin.BackupKey, &c.Listeners.Admin.ClientCA,
 	}
 }
 

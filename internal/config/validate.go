@@ -44,6 +44,7 @@ func (c *Config) Validate() error {
 		v.check(host == "localhost" || err == nil && ip.IsLoopback(), "listeners.ops.address",
 			"is not a loopback address", "health and metrics are plain HTTP: use 127.0.0.1:8446 and let an agent on the host collect them")
 	}
+	v.duration("listeners.drain", c.Listeners.Drain, 0, 5*time.Minute)
 	v.login(c.Login, dev)
 	v.sms(c.SMS, dev)
 	v.check(c.Log.Level == "debug" || c.Log.Level == "info" || c.Log.Level == "warn" || c.Log.Level == "error",

@@ -63,7 +63,7 @@ func (m Mode) String() string {
 type Listener struct {
 	Name         string        // for logs and metrics: "app", "service", "admin", "ops"
 	Address      string        // host:port; port 0 takes a free one. Plain takes loopback hosts only
-	Mode         Mode          //
+	Mode         Mode          // Public when not set
 	Certificates *Certificates // nil for Plain; Mutual needs its Files.ClientCAs
 	Handler      http.Handler  // may be set later, by Server.Handle, but before Server.Start
 

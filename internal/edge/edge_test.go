@@ -3,6 +3,7 @@ package edge
 import (
 	"bytes"
 	"context"
+	"crypto/fips140"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
@@ -327,6 +328,26 @@ func TestSuites(t *testing.T) {
 	}
 	if verifySuite(tls.ConnectionState{CipherSuite: tls.TLS_AES_128_GCM_SHA256}) == nil {
 		t.Error("verifySuite takes AES-128")
+	}
+}
+
+// Rather no server than one that speaks AES-128 or to nobody.
+func TestFIPSMode(t *testing.T) {
+	if fips140.Enabled() {
+		h := unbuilt(t)
+		if _, err := New(Options{}, Listener{Name: "app", Certificates: h.certs}); err == nil || !strings.Contains(err.Error(), "fips140") {
+			t.Errorf("error %v", err)
+		}
+		return
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), self, "-test.run=^TestFIPSMode$", "-test.v")
+	cmd.Env = append(os.Environ(), "GODEBUG=fips140=on")
+	if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), "--- PASS: TestFIPSMode") {
+		t.Errorf("in FIPS mode: %v\n%s", err, out)
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/netip"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -67,7 +68,7 @@ func (h *house) dialFrom(ip string) (net.Conn, error) {
 
 // A flood of connections that say nothing must not keep others out, nor stay.
 func TestConnectionFlood(t *testing.T) {
-	h := open(t, Listener{Allow: prefixes("127.0.0.0/8"), Limits: Limits{ConnectionsPerAddress: 10, HandshakeAndHeader: 300 * time.Millisecond}})
+	h := open(t, Listener{Allow: prefixes("127.0.0.0/8"), Limits: Limits{ConnectionsPerAddress: 10, HandshakeAndHeader: 2 * time.Second}})
 	var flood []net.Conn
 	for range 300 {
 		c, err := (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 6, 6, 6)}}).DialContext(t.Context(), "tcp", h.address("app"))
@@ -192,12 +193,12 @@ func TestNotTLS(t *testing.T) {
 }
 
 func TestSlowClients(t *testing.T) {
-	read := make(chan error, 1)
+	read := map[string]chan error{"/h1": make(chan error, 1), "/idle": make(chan error, 1), "/h2": make(chan error, 1)}
 	h := open(t, Listener{
-		Limits: Limits{HandshakeAndHeader: 250 * time.Millisecond, Read: 400 * time.Millisecond, Idle: 250 * time.Millisecond},
+		Limits: Limits{HandshakeAndHeader: time.Second, Read: 2 * time.Second, Idle: time.Second},
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			_, err := io.ReadAll(r.Body)
-			read <- err
+			read[r.URL.Path] <- err
 			if err != nil {
 				WriteProblem(w, r, err)
 			}
@@ -216,13 +217,15 @@ func TestSlowClients(t *testing.T) {
 	h2 := h.tls()
 	h2.NextProtos = []string{"h2"}
 	h2Preface := "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00"
-	t.Run("silent", func(t *testing.T) { ended(t, plain()) })
-	t.Run("half a client hello", func(t *testing.T) {
+	slow := map[string]func(*testing.T){}
+	run := func(name string, f func(*testing.T)) { slow[name] = f }
+	run("silent", func(t *testing.T) { ended(t, plain()) })
+	run("half a client hello", func(t *testing.T) {
 		c := plain()
 		c.Write([]byte{22, 3, 1, 2, 0, 1, 0, 1, 252})
 		ended(t, c)
 	})
-	t.Run("drop by drop", func(t *testing.T) { // each byte in time, the whole never
+	run("drop by drop", func(t *testing.T) { // each byte in time, the whole never
 		c := plain()
 		go func() {
 			hello := append([]byte{22, 3, 1, 2, 0}, make([]byte, 512)...)
@@ -235,56 +238,64 @@ func TestSlowClients(t *testing.T) {
 		}()
 		ended(t, c)
 	})
-	t.Run("no request", func(t *testing.T) { ended(t, h.dial(h1)) })
-	t.Run("half a header", func(t *testing.T) {
+	run("no request", func(t *testing.T) { ended(t, h.dial(h1)) })
+	run("half a header", func(t *testing.T) {
 		c := h.dial(h1)
 		io.WriteString(c, "GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: ")
 		ended(t, c)
 	})
-	t.Run("half a body", func(t *testing.T) {
+	run("half a body", func(t *testing.T) {
 		c := h.dial(h1)
-		io.WriteString(c, "POST / HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{")
-		if err := <-read; err == nil {
+		io.WriteString(c, "POST /h1 HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{")
+		if err := <-read["/h1"]; err == nil {
 			t.Error("the handler read half a body without an error")
 		}
 		ended(t, c)
 	})
-	t.Run("idle", func(t *testing.T) {
+	run("idle", func(t *testing.T) {
 		c := h.dial(h1)
-		io.WriteString(c, "GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
-		<-read
+		io.WriteString(c, "GET /idle HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+		<-read["/idle"]
 		if got := ended(t, c); !bytes.HasPrefix(got, []byte("HTTP/1.1 200")) {
 			t.Errorf("%q", got)
 		}
 	})
-	t.Run("HTTP/2 without preface", func(t *testing.T) {
+	run("HTTP/2 without preface", func(t *testing.T) {
 		if testing.Short() {
 			t.Skip("net/http gives the preface ten seconds")
 		}
 		ended(t, h.dial(h2))
 	})
-	t.Run("HTTP/2 idle", func(t *testing.T) {
+	run("HTTP/2 idle", func(t *testing.T) {
 		c := h.dial(h2)
 		io.WriteString(c, h2Preface)
 		ended(t, c)
 	})
-	t.Run("HTTP/2 half a header", func(t *testing.T) {
+	run("HTTP/2 half a header", func(t *testing.T) {
 		c := h.dial(h2)
 		io.WriteString(c, h2Preface+"\x00\x00\x01\x01\x01\x00\x00\x00\x01\x82") // HEADERS without END_HEADERS
 		ended(t, c)
 	})
-	t.Run("HTTP/2 half a body", func(t *testing.T) {
+	run("HTTP/2 half a body", func(t *testing.T) {
 		r, w := io.Pipe()
 		defer w.Close()
-		req := request(t, "POST", h.URL("app"), "")
+		req := request(t, "POST", h.URL("app")+"/h2", "")
 		req.Body, req.ContentLength = r, 100
 		req.Header.Set("Content-Type", "application/json")
 		resp, err := h.client(nil).Do(req)
 		if err == nil {
 			resp.Body.Close()
 		}
-		if err := <-read; err == nil {
+		if err := <-read["/h2"]; err == nil {
 			t.Error("the handler read half a body without an error")
+		}
+	})
+	t.Run("all", func(t *testing.T) {
+		for name, f := range slow {
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				f(t)
+			})
 		}
 	})
 	await(t, "nobody is left", func() bool { return h.count("strongroom_connections", "listener=app") == 0 })
@@ -551,6 +562,55 @@ func TestShutdown(t *testing.T) {
 				t.Error("a stopped server starts again")
 			}
 		})
+	}
+}
+
+// Whatever a handler has begun when the server stops under load, its client gets the answer.
+func TestShutdownUnderLoad(t *testing.T) {
+	for _, http2 := range []bool{false, true} {
+		var mu sync.Mutex
+		begun, answered := map[string]bool{}, map[string]bool{}
+		note := func(m map[string]bool, id string) int {
+			mu.Lock()
+			defer mu.Unlock()
+			m[id] = true
+			return len(m)
+		}
+		enough := make(chan bool, 1)
+		h := open(t, Listener{Limits: Limits{RequestsPerSecond: -1}, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if note(begun, r.URL.Path) == 500 {
+				enough <- true
+			}
+			io.WriteString(w, r.URL.Path)
+		})})
+		var wg sync.WaitGroup
+		for worker := range 8 {
+			c := h.client(func(tr *http.Transport) { tr.ForceAttemptHTTP2 = http2 })
+			wg.Go(func() {
+				for i := 0; ; i++ {
+					path := fmt.Sprintf("/%d-%d", worker, i)
+					resp, err := c.Get(h.URL("app") + path)
+					if err != nil {
+						return
+					}
+					body, err := io.ReadAll(resp.Body)
+					resp.Body.Close()
+					if err == nil && string(body) == path {
+						note(answered, path)
+					}
+				}
+			})
+		}
+		<-enough
+		if err := h.Shutdown(t.Context()); err != nil {
+			t.Error(err)
+		}
+		wg.Wait()
+		for path := range begun {
+			if !answered[path] {
+				t.Errorf("HTTP/2 %v: request %s of %d was begun and its answer lost", http2, path, len(begun))
+			}
+		}
 	}
 }
 

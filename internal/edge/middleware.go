@@ -81,6 +81,7 @@ func newDoor(l Listener, o Options, m *metrics) *door {
 	if len(d.ContentTypes) == 0 {
 		d.ContentTypes = []string{"application/json"}
 	}
+	d.Hosts = slices.Clone(d.Hosts)
 	for i, host := range d.Hosts {
 		d.Hosts[i] = hostName(host)
 	}
@@ -318,7 +319,7 @@ func (x *exchange) finish() {
 		slog.String("method", method),
 		slog.String("route", route),
 		slog.Int("status", x.status),
-		slog.Float64("ms", float64(took.Microseconds())/1000),
+		slog.Int64("microseconds", took.Microseconds()),
 		slog.Int64("bytes", x.bytes),
 		slog.String("request", x.by.Request),
 		slog.String("network", Truncate(x.by.Address)),

@@ -32,7 +32,7 @@ func Classify(ctx context.Context, err error) *problem.Problem {
 	}
 	if x, ok := ctx.Value(exchangeKey{}).(*exchange); ok {
 		x.problem = p
-	} else if p.Kind() >= problem.Internal {
+	} else if p.Kind() >= problem.Internal && p.Slug() != "cancelled" {
 		slog.ErrorContext(ctx, "request failed", "problem", p.Slug(), "error", p.Unwrap())
 	}
 	if id := actor.From(ctx).Request; id != "" {

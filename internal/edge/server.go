@@ -2,6 +2,7 @@ package edge
 
 import (
 	"context"
+	"crypto/fips140"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -73,6 +74,8 @@ func New(o Options, listeners ...Listener) (*Server, error) {
 			return nil, fmt.Errorf("edge: listeners need names of their own, not %q", l.Name)
 		case l.Mode != Public && l.Mode != Mutual && l.Mode != Plain:
 			return nil, fmt.Errorf("edge: listener %s has no mode", l.Name)
+		case l.Mode != Plain && fips140.Enabled():
+			return nil, fmt.Errorf("edge: listener %s: with GODEBUG=fips140 Go prefers 128-bit cipher suites, which this server refuses; start it without", l.Name)
 		case (l.Certificates == nil) != (l.Mode == Plain):
 			return nil, fmt.Errorf("edge: listener %s: a certificate is for TLS, and TLS needs one", l.Name)
 		case l.Mode == Mutual && l.Certificates.current.Load().clients == nil:

@@ -6,11 +6,12 @@ import (
 )
 
 // crypto/tls has no setting for the cipher suites of TLS 1.3 and would also take AES-128. The two
-// lists below are its own order of preference, with and without hardware AES, and are kept
-// reachable upstream for this use (go.dev/issue/67401). They belong to the whole process: outgoing
-// connections offer only 256-bit suites too, in TLS 1.3. In FIPS 140-3 mode crypto/tls goes by a list
-// of its own instead; verifySuite stands behind this one for that case, and TestSuites fails should
-// a new Go version stop looking here.
+// lists below are its own, in order of preference, and are kept reachable upstream for this use
+// (go.dev/issue/67401). They belong to the whole process: outgoing connections offer only 256-bit
+// suites too, in TLS 1.3. TestSuites fails should a new Go version stop looking here.
+//
+// Under GODEBUG=fips140=on crypto/tls goes by a list that is out of reach, and prefers AES-128. Then
+// New refuses TLS listeners, and verifySuite would still end every such connection.
 
 //go:linkname defaultCipherSuitesTLS13 crypto/tls.defaultCipherSuitesTLS13
 var defaultCipherSuitesTLS13 []uint16
