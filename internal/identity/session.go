@@ -111,9 +111,12 @@ func (i *Identity) Refresh(ctx context.Context, by actor.Actor, token secret.Val
 	}
 	event.Customer, event.Resource = s.customer, "session "+s.id
 	// Cheap refusals that change nothing are bounded in number; see denials.
-	switch {
-	case s.jkt != by.Key:
+	if s.jkt != by.Key {
 		return Tokens{}, i.denied(ctx, by, event, "other-device", s.id, errInvalidRefresh)
+	}
+	// Token and key belong together, so it is the customer who acts.
+	by.Kind, by.ID, by.Device, by.Session = actor.Customer, string(s.customer), s.device, s.id
+	switch {
 	case s.revoked.Valid:
 		return Tokens{}, i.denied(ctx, by, event, "session-revoked", s.id, errSessionRevoked)
 	case s.over(now):
