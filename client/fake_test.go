@@ -55,8 +55,6 @@ type fake struct {
 	pending   map[string]string // login → private code given
 	proofs    []proofClaims
 	refreshes int
-	conns     int
-	bytes     int // of application data that arrived
 }
 
 type session struct{ id, device, thumbprint string }
@@ -110,13 +108,6 @@ func newFake() *fake {
 	f.TLS = &tls.Config{
 		MinVersion:   tls.VersionTLS13,
 		Certificates: []tls.Certificate{{Certificate: [][]byte{leaf.Raw, authority.Raw}, PrivateKey: leafKey}},
-	}
-	f.Config.ConnState = func(_ net.Conn, s http.ConnState) {
-		if s == http.StateNew {
-			f.mu.Lock()
-			f.conns++
-			f.mu.Unlock()
-		}
 	}
 	f.StartTLS()
 	return f

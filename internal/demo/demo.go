@@ -96,7 +96,7 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 	defer j.leave()
-	j.said = p.said
+	j.said, j.told = p.said, p.told
 	played, err := j.run(ctx, p)
 	p.end(played, time.Since(began), err)
 	if err != nil {
@@ -150,5 +150,5 @@ func readReady(path string) (ready, error) {
 type mismatch struct{ what, want, got string }
 
 func (m *mismatch) Error() string {
-	return fmt.Sprintf("%s: expected %s, but %s", m.what, m.want, m.got)
+	return fmt.Sprintf("%s: expected %s, observed: %s", m.what, m.want, m.got)
 }

@@ -31,6 +31,7 @@ func server(t *testing.T) Options {
 	t.Helper()
 	c := config.ForDev(t.TempDir())
 	c.Login.AccessLifetime = 2 * time.Second
+	c.Login.BcryptCost = 4 // the demo does not measure hashing
 	for _, address := range []*string{&c.Listeners.App.Address, &c.Listeners.Service.Address, &c.Listeners.Admin.Address, &c.Listeners.Ops.Address} {
 		*address = "127.0.0.1:0"
 	}
@@ -153,10 +154,7 @@ func TestLoopWithoutNewNumbers(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		again.fresh = nil
-		for _, j := range w.taken(t) {
-			again.fresh = append(again.fresh, j)
-		}
+		again.fresh = w.taken(t)
 		if err := loop(t.Context(), again, o); !errors.Is(err, errNoNumbers) {
 			t.Errorf("error is %v", err)
 		}
@@ -217,6 +215,7 @@ func TestFaultsAreFound(t *testing.T) {
 	wrong := func(status int) func(http.ResponseWriter, *http.Request) bool {
 		return func(w http.ResponseWriter, _ *http.Request) bool { w.WriteHeader(status); return true }
 	}
+	seen := map[string]bool{} // the demo sends one request after the other
 	rows := []struct {
 		name, method, path string
 		do                 func(w http.ResponseWriter, r *http.Request) bool
@@ -235,6 +234,17 @@ func TestFaultsAreFound(t *testing.T) {
 		{"approves devices by itself", "POST", "/v1/devices/", wrong(204), "second-device"},
 		{"revokes nothing", "DELETE", "/v1/devices/", wrong(204), "lost-device"},
 		{"logs nobody out", "POST", "/v1/logout", wrong(204), "logout"},
+		{"takes a proof twice", "GET", "/v1/session", func(w http.ResponseWriter, r *http.Request) bool {
+			proof := r.Header.Get("DPoP")
+			again := seen[proof]
+			seen[proof] = true
+			return again
+		}, "replay"},
+		{"takes every private code for good", "POST", "/v1/registrations/", func(w http.ResponseWriter, _ *http.Request) bool {
+			w.Header().Set("Content-Type", "application/json")
+			fmt.Fprint(w, `{"customer": "cus_1", "device": "dev_1"}`)
+			return true
+		}, "register"},
 		{"is down for logins", "POST", "/v1/logins", wrong(500), "login"},
 	}
 	for _, row := range rows {
@@ -264,14 +274,22 @@ func TestFaultsAreFound(t *testing.T) {
 			defer front.Close()
 
 			var out bytes.Buffer
-			err = Run(t.Context(), Options{URL: front.URL, CA: r.CA, Pins: r.Pins, Out: &out, JSON: true})
-			if err == nil {
+			world, err := open(Options{URL: front.URL, CA: r.CA, Pins: r.Pins, Loop: true}) // without waiting for tokens to expire
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer world.close()
+			j, err := world.newcomer()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err = j.run(t.Context(), newPrinter(&out, true)); err == nil {
 				t.Fatalf("the demo found nothing:\n%s", out.String())
 			}
 			lines := strings.Split(strings.TrimSpace(out.String()), "\n")
 			var last stepReport
-			if err := json.Unmarshal([]byte(lines[len(lines)-2]), &last); err != nil || last.OK || last.Name != row.step || last.Came == "" {
-				t.Errorf("the demo stopped at %s\n%v", lines[len(lines)-2], err)
+			if err := json.Unmarshal([]byte(lines[len(lines)-1]), &last); err != nil || last.OK || last.Name != row.step || last.Observed == "" {
+				t.Errorf("the demo stopped at %s\n%v", lines[len(lines)-1], err)
 			}
 		})
 	}

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"strings"
 	"time"
@@ -29,6 +30,7 @@ type journey struct {
 
 	last time.Time // when the check before ended
 	said func(text string, took time.Duration)
+	told func(text string)
 }
 
 // newcomer returns a customer who has only just got the app.
@@ -43,7 +45,7 @@ func (w *world) newcomer() (*journey, error) {
 	}
 	return &journey{
 		world: w, looped: w.looped, options: o, phone: c, written: map[string]client.Record{},
-		said: func(string, time.Duration) {},
+		said: func(string, time.Duration) {}, told: func(string) {},
 	}, nil
 }
 
@@ -64,6 +66,11 @@ func (j *journey) holds(format string, args ...any) {
 	j.last = now
 }
 
+// tells says what no check is about.
+func (j *journey) tells(format string, args ...any) {
+	j.told(fmt.Sprintf(format, args...))
+}
+
 // refused checks that err is the problem that was expected.
 func refused(what string, err error, want client.Slug) error {
 	switch {
@@ -74,7 +81,7 @@ func refused(what string, err error, want client.Slug) error {
 	case errors.Is(err, context.Canceled):
 		return err
 	default:
-		return &mismatch{what, "to be refused as " + string(want), "came: " + err.Error()}
+		return &mismatch{what, "to be refused as " + string(want), err.Error()}
 	}
 }
 
@@ -87,7 +94,7 @@ func done(what string, err error) error {
 	if errors.As(err, &m) {
 		return err
 	}
-	return &mismatch{what, "to succeed", "came: " + err.Error()}
+	return &mismatch{what, "to succeed", err.Error()}
 }
 
 // pretty writes a number as people do: +44 7700 900123.
@@ -100,11 +107,14 @@ func (j *journey) door(ctx context.Context) error {
 	}
 	res, err := j.world.plain.Do(r)
 	if err != nil {
-		return done("a connection to "+j.world.url, err)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		return &mismatch{"a connection to " + j.world.url, "a server that answers; is it still running?", err.Error()}
 	}
 	res.Body.Close()
 	if res.StatusCode != http.StatusOK {
-		return &mismatch{"the server's OpenAPI document", "to be there", fmt.Sprintf("came status %d", res.StatusCode)}
+		return &mismatch{"the server's OpenAPI document", "to be there", fmt.Sprintf("status %d", res.StatusCode)}
 	}
 	switch res.TLS.CipherSuite {
 	case tls.TLS_AES_256_GCM_SHA384, tls.TLS_CHACHA20_POLY1305_SHA256:
@@ -119,8 +129,11 @@ func (j *journey) door(ctx context.Context) error {
 	if res, err := old.Do(r.Clone(ctx)); err == nil {
 		res.Body.Close()
 		return &mismatch{"TLS 1.2", "to be refused", "it was accepted"}
-	} else if ctx.Err() != nil {
-		return ctx.Err()
+	} else if alert := (*net.OpError)(nil); !errors.As(err, &alert) || alert.Op != "remote error" {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		return &mismatch{"TLS 1.2", "to be refused by an alert", err.Error()}
 	}
 	j.holds("TLS 1.2 is refused")
 
@@ -135,7 +148,7 @@ func (j *journey) door(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		return &mismatch{"an app that pins other keys", "to hang up", fmt.Sprintf("came: %v", err)}
+		return &mismatch{"an app that pins other keys", "to hang up", fmt.Sprint(err)}
 	}
 	j.holds("an app that pins other keys hangs up before it sends a byte")
 	return nil
@@ -270,7 +283,7 @@ func (j *journey) login(ctx context.Context) error {
 	if s.ID != tokens.Session || s.Customer != tokens.Customer {
 		return &mismatch{"the session", tokens.Session, "it is " + s.ID}
 	}
-	j.holds("its access token is good for %v, itself it ends at %s", time.Until(tokens.AccessExpiresAt).Round(time.Second),
+	j.holds("its access token lasts %v, the session until %s at most", time.Until(tokens.AccessExpiresAt).Round(time.Second),
 		s.ExpiresAt.Local().Format("15:04 on 2 January"))
 	return nil
 }
@@ -311,7 +324,9 @@ func (j *journey) refresh(ctx context.Context) error {
 
 // seeExpiry waits until the server refuses the access token.
 func (j *journey) seeExpiry(ctx context.Context, old client.Tokens) error {
-	if err := pause(ctx, time.Until(old.AccessExpiresAt)); err != nil {
+	left := time.Until(old.AccessExpiresAt)
+	j.tells("waiting %v for the access token to expire", max(left, 0).Round(100*time.Millisecond))
+	if err := pause(ctx, left); err != nil {
 		return err
 	}
 	for tries := 0; ; tries++ {
@@ -324,11 +339,11 @@ func (j *journey) seeExpiry(ctx context.Context, old client.Tokens) error {
 			return err
 		}
 		if v.slug == client.ErrTokenExpired {
-			j.holds("after its life time the access token is refused")
+			j.holds("the access token is refused from then on")
 			return nil
 		}
 		if v.status != http.StatusOK || tries == 10 {
-			return &mismatch{"the access token after its life time", string(client.ErrTokenExpired), "came: " + v.String()}
+			return &mismatch{"the access token after its life time", string(client.ErrTokenExpired), v.String()}
 		}
 		if err := pause(ctx, 250*time.Millisecond); err != nil {
 			return err
@@ -379,7 +394,7 @@ func (j *journey) store(ctx context.Context) error {
 			return err
 		}
 		j.written[r.collection] = got
-		j.holds("%s is stored, encrypted under the customer's own key (version %d)", r.what, got.Version)
+		j.holds("%s is stored as version %d; the answer shows it masked", r.what, got.Version)
 	}
 	_, err := j.phone.Collection("bank_account").Put(ctx, "other", map[string]string{"holder": "Ada Example", "iban": "GB34BUKB20201555555555"})
 	if err := refused("an IBAN with a typing error", err, client.ErrInvalidRecord); err != nil {
@@ -510,7 +525,7 @@ func (j *journey) replay(ctx context.Context) error {
 			return err
 		}
 		if v.slug != t.want.slug {
-			return &mismatch{t.what, t.want.String(), "came: " + v.String()}
+			return &mismatch{t.what, t.want.String(), v.String()}
 		}
 		j.holds("%s", t.holds)
 	}
@@ -543,7 +558,7 @@ func (j *journey) stolenToken(ctx context.Context) error {
 		return err
 	}
 	if v.status != http.StatusUnauthorized {
-		return &mismatch{"a stolen token with another device's key", "status 401", "came: " + v.String()}
+		return &mismatch{"a stolen token with another device's key", "status 401", v.String()}
 	}
 	j.holds("with another device's key the token is worth nothing (%s)", v)
 	if _, err := j.phone.Session(ctx); err != nil {
@@ -703,7 +718,7 @@ func (j *journey) attack(ctx context.Context) error {
 			return err
 		}
 	}
-	j.holds("%d guesses from another device and address are answered alike, and fail", guesses)
+	j.holds("%d guesses from another device and address all get the same answer, and fail", guesses)
 	if err := refused("the attacker's login with the right private code", try(j.private), client.ErrLoginFailed); err != nil {
 		return err
 	}
@@ -751,11 +766,11 @@ func (j *journey) logout(ctx context.Context) error {
 		return err
 	}
 	if v.status != http.StatusUnauthorized || v.slug == client.ErrInvalidProof {
-		return &mismatch{"the access token after the logout", "to be dead", "came: " + v.String()}
+		return &mismatch{"the access token after the logout", "to be dead", v.String()}
 	}
 	j.holds("the access token is dead at once (%s), though it had %v to live", v, time.Until(tokens.AccessExpiresAt).Round(time.Second))
 	if _, err := j.phone.Session(ctx); !errors.Is(err, client.ErrNotLoggedIn) {
-		return &mismatch{"the app after the logout", "to have forgotten the session", fmt.Sprintf("came: %v", err)}
+		return &mismatch{"the app after the logout", "to have forgotten the session", fmt.Sprint(err)}
 	}
 	j.holds("and the app has forgotten it")
 	return nil
@@ -769,7 +784,8 @@ func (j *journey) audit(ctx context.Context) error {
 	j.holds("%d events: none altered, dropped, inserted or reordered", events)
 	lines := strings.SplitN(strings.TrimSpace(checkpoint), "\n", 4)
 	if len(lines) >= 3 {
-		j.holds("signed checkpoint of %s: %s events, root %s", lines[0], lines[1], lines[2])
+		j.tells("signed checkpoint of %s", lines[0])
+		j.tells("over %s events, with root %s", lines[1], lines[2])
 	}
 	return nil
 }

@@ -29,7 +29,7 @@ type stepReport struct {
 	Checks   []string `json:"checks"` // those that held
 	What     string   `json:"what,omitempty"`
 	Expected string   `json:"expected,omitempty"`
-	Came     string   `json:"came,omitempty"`
+	Observed string   `json:"observed,omitempty"`
 	Millis   float64  `json:"ms"`
 }
 
@@ -87,23 +87,36 @@ func (p *printer) said(text string, took time.Duration) {
 		return
 	}
 	duration := readable(took)
+	if took < 100*time.Microsecond {
+		duration = "" // it came with the check before
+	}
 	pad := max(column-6-utf8.RuneCountInString(text)-utf8.RuneCountInString(duration), 2)
-	fmt.Fprintf(p.out, "    %s %s%s%s\n", p.paint(green, "✓"), text, strings.Repeat(" ", pad), p.paint(dim, duration))
+	if duration != "" {
+		duration = strings.Repeat(" ", pad) + p.paint(dim, duration)
+	}
+	fmt.Fprintf(p.out, "    %s %s%s\n", p.paint(green, "✓"), text, duration)
+}
+
+// told says what no check is about. It is for people only.
+func (p *printer) told(text string) {
+	if !p.json {
+		fmt.Fprintf(p.out, "    %s\n", p.paint(dim, "· "+text))
+	}
 }
 
 func (p *printer) stepEnd(took time.Duration, err error) {
 	p.current.OK, p.current.Millis = err == nil, millis(took)
 	var m *mismatch
 	if errors.As(err, &m) {
-		p.current.What, p.current.Expected, p.current.Came = m.what, m.want, m.got
+		p.current.What, p.current.Expected, p.current.Observed = m.what, m.want, m.got
 	} else if err != nil {
-		p.current.What, p.current.Came = p.current.Title, err.Error()
+		p.current.What, p.current.Observed = p.current.Title, err.Error()
 	}
 	switch {
 	case p.json:
 		p.line(p.current)
 	case m != nil:
-		fmt.Fprintf(p.out, "    %s %s\n      expected  %s\n      but       %s\n", p.paint(red, "✗"), m.what, m.want, m.got)
+		fmt.Fprintf(p.out, "    %s %s\n      expected  %s\n      observed  %s\n", p.paint(red, "✗"), m.what, m.want, m.got)
 	case err != nil:
 		fmt.Fprintf(p.out, "    %s %v\n", p.paint(red, "✗"), err)
 	}

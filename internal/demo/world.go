@@ -310,7 +310,7 @@ func (w *world) proof(ctx context.Context, key client.DeviceKey, path string, ac
 		return "", err
 	}
 	if v.nonce == "" {
-		return "", &mismatch{"a request without the server's nonce", "to be given one", "came: " + v.String()}
+		return "", &mismatch{"a request without the server's nonce", "to be given one", v.String()}
 	}
 	return client.Proof(key, http.MethodGet, w.url+path, v.nonce, access)
 }
