@@ -56,7 +56,7 @@ func New(mux *http.ServeMux, auth Authenticator, o Options) huma.API {
 	config := huma.DefaultConfig(o.Title, o.Version)
 	config.DocsPath, config.SchemasPath = "", ""
 	config.CreateHooks = nil // no $schema member in answers
-	config.OpenAPIPath = "" // huma's own handler builds the document without a lock
+	config.OpenAPIPath = ""  // huma's own handler builds the document without a lock
 	format := huma.Format{Marshal: marshal, Unmarshal: unmarshal}
 	config.Formats = map[string]huma.Format{"application/json": format, "json": format}
 	config.RejectUnknownQueryParameters = true
@@ -81,7 +81,7 @@ func New(mux *http.ServeMux, auth Authenticator, o Options) huma.API {
 	})
 	api := humago.New(mux, config)
 	document := sync.OnceValues(func() ([]byte, error) { return json.Marshal(api.OpenAPI()) })
-	mux.HandleFunc("GET /openapi.json", func(w http.ResponseWriter, r *http.Request) {
+	mux.HandleFunc("GET /openapi.json", func(w http.ResponseWriter, _ *http.Request) {
 		b, err := document()
 		if err != nil {
 			panic(err) // a programming error that every test of the document finds
