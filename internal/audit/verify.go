@@ -268,13 +268,13 @@ type page struct {
 
 // leafState is what one place of the log looks like.
 type leafState struct {
-	event     string // empty when the place is missing
-	there     bool
-	mac       macState
-	hash      tlog.Hash
-	personal  personalState
-	why       string
-	customer  string
+	event    string // empty when the place is missing
+	there    bool
+	mac      macState
+	hash     tlog.Hash
+	personal personalState
+	why      string
+	customer string
 }
 
 type macState int
@@ -515,13 +515,24 @@ func (v *verification) leaf(index int64, s *leafState, hashes []byte) error {
 		v.apart, v.tiles, v.tilesFull = true, v.events.clone(), slices.Clone(v.eventsFull)
 	}
 	var err error
-	if v.eventsFull, err = v.events.append(fromEvent, v.eventsFull); err != nil {
-		return err
+	if v.eventsFull, err = grow(v.events, fromEvent, v.eventsFull); err == nil && v.apart {
+		v.tilesFull, err = grow(v.tiles, fromTile, v.tilesFull)
 	}
-	if v.apart {
-		v.tilesFull, err = v.tiles.append(fromTile, v.tilesFull)
+	if v.lost {
+		v.eventsFull = nil
 	}
 	return err
+}
+
+// grow adds a leaf and keeps the tiles that it completes, but for the lowest level: those are
+// compared hash by hash.
+func grow(e *edge, leaf tlog.Hash, full []tile) ([]tile, error) {
+	n := len(full)
+	full, err := e.append(leaf, full)
+	if len(full) > n {
+		full = slices.Delete(full, n, n+1) // the first that a leaf completes is of level 0
+	}
+	return full, err
 }
 
 // meet compares the log with a tree that was seen before.
@@ -607,7 +618,7 @@ func (v *verification) compareTiles(ctx context.Context, last bool) error {
 	v.eventsFull = v.eventsFull[:0]
 	for _, c := range computed {
 		if c.level == 0 {
-			continue // compared hash by hash
+			continue
 		}
 		var stored []byte
 		err := v.db.View(ctx, func(tx *db.Tx) (err error) {
