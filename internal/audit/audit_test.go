@@ -275,7 +275,7 @@ func TestDo(t *testing.T) {
 				if c.outcome == audit.Granted {
 					e.Reason = ""
 				}
-				err, panicked := call(func() error {
+				panicked, err := call(func() error {
 					return h.trail.Do(t.Context(), h.by, e, func(tx *db.Tx, e *audit.Event) error {
 						if _, err := tx.Exec(t.Context(), `UPDATE log_head SET holder = holder || 'x'`); err != nil {
 							return err
@@ -310,9 +310,9 @@ func TestDo(t *testing.T) {
 
 var errSome = errors.New("some error")
 
-func call(f func() error) (err error, panicked any) {
+func call(f func() error) (panicked any, err error) {
 	defer func() { panicked = recover() }()
-	return f(), nil
+	return nil, f()
 }
 
 func TestDoEndedGoroutine(t *testing.T) {
