@@ -191,6 +191,7 @@ func (s *Server) doors(c config.Config, o Options, appHandler http.Handler) erro
 			Handler: door.handler, Everyone: door.everyone, Allow: allow, TrustedProxies: proxies,
 			Limits: edge.Limits{
 				Connections: door.set.MaxConnections, ConnectionsPerAddress: door.set.MaxConnectionsPerAddress,
+				RequestsPerAddress: door.set.MaxRequestsPerAddress, Write: 20 * time.Second,
 				RequestsPerSecond: door.set.RequestsPerSecond, Burst: door.set.Burst, Body: door.set.MaxBody,
 			},
 		})

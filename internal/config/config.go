@@ -110,6 +110,8 @@ type Listener struct {
 	// MaxConnections and MaxConnectionsPerAddress bound open connections.
 	MaxConnections           int `yaml:"max_connections"`
 	MaxConnectionsPerAddress int `yaml:"max_connections_per_address"`
+	// MaxRequestsPerAddress bounds the requests of one address that are being handled at once.
+	MaxRequestsPerAddress int `yaml:"max_requests_per_address"`
 	// RequestsPerSecond and Burst bound the requests of one address (IPv6: of one /64).
 	RequestsPerSecond float64 `yaml:"requests_per_second"`
 	Burst             int     `yaml:"burst"`
@@ -127,8 +129,9 @@ type Ops struct {
 
 // Login holds the rules of customer login.
 type Login struct {
-	// Origin is the https origin under which apps reach the app listener, when a proxy stands in
-	// front of it; DPoP proofs (RFC 9449) are checked against it. Empty means the Host header.
+	// Origin is the https origin under which apps reach the app listener; DPoP proofs (RFC 9449) are
+	// checked against it, so that one made for another server is worth nothing here. Empty, in dev
+	// only, means whatever the Host header says.
 	Origin string `yaml:"origin"`
 	// DefaultRegion is the ISO 3166 country assumed for phone numbers without a country code;
 	// empty means that numbers must have one.

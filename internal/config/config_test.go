@@ -60,11 +60,12 @@ func TestRefusals(t *testing.T) {
 		{name: "prefix", yaml: devBase + "listeners: {admin: {allow: [10.0.0.0]}}\n", want: []string{"listeners.admin.allow", "10.0.0.0/8"}},
 		{name: "password in the URL", yaml: devBase + "database: {url: 'postgres://u:hunter2@h/d'}\n", want: []string{"database.url: holds a password", "database.password"}, never: "hunter2"},
 		{name: "not a URL", yaml: devBase + "database: {url: 'postgres://u:hunter2@h:x/d'}\n", want: []string{"database.url: is not a URL"}, never: "hunter2"},
+		{name: "host among the parameters", yaml: "environment: uat\ndatabase: {url: 'postgres://u@localhost/d?host=db.example.com&sslmode=disable'}\n", want: []string{"database.url: names host among its parameters"}},
 		{name: "missing passphrase", yaml: "environment: dev\nsms: {sender: inbox}\n", want: []string{"root_key.passphrase: environment variable STRONGROOM_PASSPHRASE is empty"}},
 		{name: "unknown variable", yaml: devBase, environ: []string{"STRONGROOM_LOGIN_COST=3"}, want: []string{"STRONGROOM_LOGIN_COST: names no setting"}},
 		{name: "bad variable", yaml: devBase, environ: []string{"STRONGROOM_LOGIN_BCRYPT_COST=x"}, want: []string{"STRONGROOM_LOGIN_BCRYPT_COST: is not a whole number"}},
 		{name: "live lacks everything", yaml: "environment: live\n", want: []string{
-			"listeners.app.certificate: is missing", "listeners.service.client_ca: is missing", "sms.webhook", "sms.secret", "root_key.passphrase"}},
+			"login.origin: is missing", "listeners.app.certificate: is missing", "listeners.service.client_ca: is missing", "sms.webhook", "sms.secret", "root_key.passphrase"}},
 		{name: "dev things in live", yaml: "environment: live\nsms: {sender: inbox}\nlogin: {allow_test_numbers: true, private_code_min_length: 6}\n", want: []string{
 			"sms.sender: inbox shows one-time codes to anyone", "login.allow_test_numbers: is for dev only", "login.private_code_min_length"}},
 		{name: "unverified database", yaml: "environment: uat\ndatabase: {url: 'postgres://u@db.internal/d'}\n", want: []string{"does not verify the server's certificate"}},

@@ -11,6 +11,7 @@ func Default() Config {
 	door := Listener{
 		MaxConnections:           4096,
 		MaxConnectionsPerAddress: 128,
+		MaxRequestsPerAddress:    64,
 		RequestsPerSecond:        50,
 		Burst:                    100,
 		MaxBody:                  64 << 10,
@@ -54,7 +55,7 @@ func ForDev(data string) Config {
 	c.Login.StartsPerHour = 1_000_000
 	for _, l := range []*Listener{&c.Listeners.App, &c.Listeners.Service, &c.Listeners.Admin} {
 		l.RequestsPerSecond, l.Burst = 5000, 10_000
-		l.MaxConnectionsPerAddress = 2048
+		l.MaxConnectionsPerAddress, l.MaxRequestsPerAddress = 2048, 512
 	}
 	return c
 }

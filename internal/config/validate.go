@@ -82,6 +82,9 @@ func (v *validator) database(c *Config) {
 	_, hasPassword := u.User.Password()
 	v.check(!hasPassword && !u.Query().Has("password"), "database.url", "holds a password",
 		"take it out and name its file in database.password: {file: PATH}")
+	for _, name := range []string{"host", "hostaddr", "service", "servicefile", "passfile"} {
+		v.check(!u.Query().Has(name), "database.url", "names "+name+" among its parameters", "name the host before the path; "+form)
+	}
 	if !c.Database.Password.IsZero() {
 		v.secret("database.password", c.Database.Password)
 	}
@@ -156,6 +159,7 @@ func (v *validator) listener(key string, l Listener, dev bool) {
 	}
 	v.between(key+".max_connections", l.MaxConnections, 1, 1<<20)
 	v.between(key+".max_connections_per_address", l.MaxConnectionsPerAddress, 1, 1<<20)
+	v.between(key+".max_requests_per_address", l.MaxRequestsPerAddress, 1, 1<<20)
 	v.between(key+".burst", l.Burst, 1, 1<<20)
 	v.check(l.RequestsPerSecond > 0, key+".requests_per_second", "is not above 0", "50 is the default")
 	v.between(key+".max_body", int(l.MaxBody), 1024, 64<<20)
@@ -171,6 +175,8 @@ func (v *validator) login(l Login, dev bool) {
 		v.check(err == nil && u.Scheme == "https" && u.Host != "" && u.Path == "" && u.RawQuery == "" && u.User == nil,
 			"login.origin", "is not an https origin", "write for example https://api.example.com")
 	}
+	v.check(dev || l.Origin != "", "login.origin", "is missing",
+		"write the https origin that apps use, for example https://api.example.com: proofs are bound to it")
 	v.check(dev || !l.AllowTestNumbers, "login.allow_test_numbers", "is for dev only", "remove it")
 	low := 8
 	if dev {

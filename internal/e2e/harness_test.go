@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -104,8 +105,8 @@ func startLogging(t testing.TB, verb, data string, args ...string) *server {
 func tryStart(t testing.TB, verb, data string, env []string, args ...string) (*server, error) {
 	t.Helper()
 	ready := filepath.Join(t.TempDir(), "ready.json")
-	args = append([]string{verb, "--data", data, "--ready-file", ready}, args...)
-	s := &server{t: t, data: data, cmd: exec.Command(binary, append(args, anyPorts...)...), log: &buffer{}, out: &buffer{}, done: make(chan error, 1)}
+	args = slices.Concat([]string{verb, "--data", data, "--ready-file", ready}, anyPorts, args)
+	s := &server{t: t, data: data, cmd: exec.Command(binary, args...), log: &buffer{}, out: &buffer{}, done: make(chan error, 1)}
 	s.cmd.Env = append(os.Environ(), env...)
 	s.cmd.Stderr, s.cmd.Stdout = s.log, s.out
 	if err := s.cmd.Start(); err != nil {

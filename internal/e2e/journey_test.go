@@ -184,6 +184,7 @@ environment: uat
 data: %s
 database: {url: %q}
 root_key: {passphrase: {file: root.passphrase, env: ""}}
+login: {origin: "https://api.example"}
 sms: {webhook: "https://sms.example", secret: {file: root.passphrase}}
 listeners:
   app: {certificate: x, key: x}
@@ -220,7 +221,7 @@ func TestInitServe(t *testing.T) {
 	if r.code == 0 {
 		t.Fatalf("settings without certificates are sound: %v", r)
 	}
-	for _, want := range []string{"listeners.app.certificate", "listeners.service.client_ca", "sms.webhook", "sms.secret"} {
+	for _, want := range []string{"login.origin", "listeners.app.certificate", "listeners.service.client_ca", "sms.webhook", "sms.secret"} {
 		if !strings.Contains(r.stderr, want) {
 			t.Errorf("config check does not name %s: %v", want, r)
 		}

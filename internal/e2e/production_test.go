@@ -170,7 +170,15 @@ func TestProduction(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(data, "gateway.secret"), []byte(gatewaySecret), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	// Proofs are bound to the origin, so its port must be known beforehand.
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := free.Addr().String()
+	free.Close()
 	env := []string{
+		"STRONGROOM_LOGIN_ORIGIN=https://" + address,
 		"SSL_CERT_FILE=" + ca.file,
 		"STRONGROOM_SMS_WEBHOOK=" + sending.URL, "STRONGROOM_SMS_SECRET_FILE=gateway.secret",
 		"STRONGROOM_LISTENERS_SERVICE_CLIENT_CA=" + ca.file,
@@ -182,7 +190,7 @@ func TestProduction(t *testing.T) {
 	if r := commandEnv(t, env, "config", "check", "--data", data); r.code != 0 {
 		t.Fatal(r)
 	}
-	s, err := tryStart(t, "serve", data, env)
+	s, err := tryStart(t, "serve", data, env, "--app-addr", address)
 	if err != nil {
 		t.Fatal(err)
 	}

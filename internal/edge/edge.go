@@ -91,6 +91,7 @@ type Limits struct {
 	ConnectionsPerAddress int           // of one address, IPv6: of one /64 (128)
 	RequestsPerSecond     float64       // of one address, IPv6: of one /64 (50; Plain: none)
 	Burst                 int           // requests of one address at once (2 × RequestsPerSecond)
+	RequestsPerAddress    int           // being handled at once, of one address, IPv6: of one /64 (64)
 	Requests              int           // being handled at once, of all addresses (1024)
 	Body                  int64         // bytes of a request body (64 KiB)
 	HeaderBytes           int           // of a request's line and headers (16 KiB)
@@ -109,6 +110,7 @@ func (l Limits) withDefaults(m Mode) Limits {
 	}
 	set(&l.RequestsPerSecond, 50)
 	set(&l.Burst, max(1, int(2*l.RequestsPerSecond)))
+	set(&l.RequestsPerAddress, 64)
 	set(&l.Requests, 1024)
 	set(&l.Body, 64<<10)
 	set(&l.HeaderBytes, 16<<10)

@@ -8,6 +8,28 @@ import (
 	"golang.org/x/time/rate"
 )
 
+// busy counts the requests of each source that are being handled. It holds as many sources as there
+// are requests, which Limits.Requests bounds.
+type busy struct {
+	mu sync.Mutex
+	of map[netip.Addr]int
+}
+
+// enter counts a request in and returns how many its source now has, and what counts it out again.
+func (b *busy) enter(a netip.Addr) (n int, leave func()) {
+	src := source(a)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.of[src]++
+	return b.of[src], func() {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		if b.of[src]--; b.of[src] == 0 {
+			delete(b.of, src)
+		}
+	}
+}
+
 // buckets is a token bucket for each source, at most so many: the one unused for longest makes room.
 // Whoever commands more networks than there are buckets is held by the limit on requests at once.
 type buckets struct {

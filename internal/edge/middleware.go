@@ -58,6 +58,7 @@ type door struct {
 	headers   map[string][]string
 	buckets   *buckets
 	handling  atomic.Int64
+	busy      busy
 	draining  atomic.Bool
 	loopHosts bool
 }
@@ -66,6 +67,7 @@ func newDoor(l Listener, o Options, m *metrics) *door {
 	d := &door{
 		Listener: l, log: o.Log, clock: o.Clock, metrics: m, inFlight: m.inFlight.WithLabelValues(l.Name),
 		headers: make(map[string][]string), buckets: newBuckets(l.Limits.RequestsPerSecond, l.Limits.Burst),
+		busy:      busy{of: make(map[netip.Addr]int)},
 		loopHosts: l.Mode == Plain && len(l.Hosts) == 0,
 	}
 	for name, value := range defaultHeaders {
@@ -126,7 +128,9 @@ func (d *door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	n := d.handling.Add(1)
 	defer d.handling.Add(-1)
-	if err := x.admit(n); err != nil {
+	mine, leave := d.busy.enter(x.by.Address)
+	defer leave()
+	if err := x.admit(n, mine); err != nil {
 		WriteProblem(x, x.request, err)
 		return
 	}
@@ -183,7 +187,7 @@ func validRequestID(s string) bool {
 }
 
 // admit says why the request must not reach its handler; cheap questions come first.
-func (x *exchange) admit(handling int64) error {
+func (x *exchange) admit(handling int64, ofSource int) error {
 	d, r := x.door, x.request
 	if d.Mode == Mutual && x.by.Kind != actor.Service {
 		return problem.New(problem.Unauthenticated, "no-certificate", "This listener needs a client certificate that names a service.")
@@ -201,6 +205,12 @@ func (x *exchange) admit(handling int64) error {
 	if wait := d.buckets.take(x.by.Address, d.clock.Now()); wait > 0 {
 		return problem.New(problem.TooMany, "too-many-requests", "Too many requests from this address. Wait and try again.").
 			RetryAfter(max(wait, time.Second))
+	}
+	// A client that never reads its answers keeps their handlers busy. Its own bound comes before the
+	// one that all share.
+	if limit := d.Limits.RequestsPerAddress; limit >= 0 && ofSource > limit {
+		return problem.New(problem.TooMany, "too-many-requests", "Too many requests at once from this address. Read the answers and try again.").
+			RetryAfter(time.Second)
 	}
 	if limit := d.Limits.Requests; limit >= 0 && handling > int64(limit) {
 		return problem.New(problem.Unavailable, "server-busy", "The server is busy. Wait and try again.").RetryAfter(time.Second)

@@ -507,7 +507,8 @@ func TestServiceName(t *testing.T) {
 	}{
 		{"SPIFFE", x509.Certificate{URIs: uri("spiffe://bank.example/ns/pay/sa/ledger"), DNSNames: []string{"x"}}, "spiffe://bank.example/ns/pay/sa/ledger"},
 		{"DNS", x509.Certificate{DNSNames: []string{"ledger.internal"}}, "ledger.internal"},
-		{"common name", x509.Certificate{}, "ledger"},
+		{"common name alone", x509.Certificate{}, ""},
+		{"DNS name that claims a SPIFFE ID", x509.Certificate{DNSNames: []string{"spiffe://prod/billing"}}, ""},
 		{"two URIs", x509.Certificate{URIs: append(uri("spiffe://a/b"), uri("spiffe://a/c")...)}, ""},
 		{"other URI", x509.Certificate{URIs: uri("https://bank.example/ledger"), DNSNames: []string{"x"}}, ""},
 		{"no trust domain", x509.Certificate{URIs: uri("spiffe:///ledger")}, ""},
@@ -524,6 +525,49 @@ func TestServiceName(t *testing.T) {
 		if got != tt.want || (err == nil) != (tt.want != "") {
 			t.Errorf("%s: %q, %v", tt.name, got, err)
 		}
+	}
+}
+
+// TestOneSourceCannotTakeAllRequests: a client that keeps its requests busy meets its own bound, and
+// others go on.
+func TestOneSourceCannotTakeAllRequests(t *testing.T) {
+	m, err := newMetrics(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	release, entered := make(chan struct{}), make(chan struct{}, 8)
+	l := Listener{Name: "app", Limits: Limits{RequestsPerAddress: 4, Requests: 6}.withDefaults(Public), Everyone: true}
+	l.Handler = http.HandlerFunc(func(http.ResponseWriter, *http.Request) { entered <- struct{}{}; <-release })
+	d := newDoor(l, Options{Log: slogJSON(io.Discard), Clock: clock.System}, m)
+	d.next = l.Handler
+	ask := func(from string) *httptest.ResponseRecorder {
+		r := httptest.NewRequest(http.MethodGet, "https://localhost/", nil)
+		r.TLS, r.RemoteAddr = nil, from+":4711"
+		w := httptest.NewRecorder()
+		d.ServeHTTP(w, r)
+		return w
+	}
+	var busy sync.WaitGroup
+	for range 4 {
+		busy.Go(func() { ask("192.0.2.1") })
+		<-entered
+	}
+	if w := ask("192.0.2.1"); w.Code != http.StatusTooManyRequests || w.Header().Get("Retry-After") == "" {
+		t.Errorf("the fifth at once: %d", w.Code)
+	}
+	busy.Go(func() {
+		if w := ask("192.0.2.9"); w.Code != http.StatusOK {
+			t.Errorf("somebody else: %d", w.Code)
+		}
+	})
+	<-entered
+	close(release)
+	busy.Wait()
+	if w := ask("192.0.2.1"); w.Code != http.StatusOK {
+		t.Errorf("after they were answered: %d", w.Code)
+	}
+	if len(d.busy.of) != 0 {
+		t.Errorf("%d sources are remembered", len(d.busy.of))
 	}
 }
 

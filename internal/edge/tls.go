@@ -73,32 +73,31 @@ func verifySuite(cs tls.ConnectionState) error {
 	return fmt.Errorf("edge: cipher suite %s is not 256-bit", tls.CipherSuiteName(cs.CipherSuite))
 }
 
-// ServiceName returns who a client certificate speaks for. A SPIFFE ID (a URI SAN "spiffe://…") is the
-// name as it stands; otherwise the only DNS SAN is; otherwise, without any SAN, the common name.
-// A certificate with several candidates is refused: who it speaks for would depend on their order.
+// ServiceName returns who a client certificate speaks for: its only URI SAN, which is a SPIFFE ID
+// ("spiffe://…") and is the name as it stands, or else its only DNS SAN. A certificate with several
+// candidates is refused: who it speaks for would depend on their order. The subject is not read, for it
+// could claim the name of another kind (RFC 9525 section 2).
 func ServiceName(cert *x509.Certificate) (string, error) {
-	var name string
 	switch {
 	case len(cert.URIs) == 1 && cert.URIs[0].Scheme == "spiffe" && cert.URIs[0].Host != "":
-		name = cert.URIs[0].String()
+		name := cert.URIs[0].String()
+		if len(name) <= 255 && !strings.ContainsFunc(name, func(r rune) bool { return !strings.ContainsRune(dnsBytes+":/", r) }) {
+			return name, nil
+		}
 	case len(cert.URIs) > 0:
 		return "", errors.New("edge: the client certificate must carry one spiffe:// URI, and no other")
 	case len(cert.DNSNames) == 1:
-		name = cert.DNSNames[0]
+		name := cert.DNSNames[0]
+		if name != "" && len(name) <= 255 && !strings.ContainsFunc(name, func(r rune) bool { return !strings.ContainsRune(dnsBytes, r) }) {
+			return name, nil
+		}
 	case len(cert.DNSNames) > 1:
 		return "", errors.New("edge: the client certificate carries several DNS names; give it one, or one spiffe:// URI")
-	case len(cert.EmailAddresses) == 0 && len(cert.IPAddresses) == 0:
-		name = cert.Subject.CommonName
 	}
-	if name == "" || len(name) > 255 || strings.ContainsFunc(name, notNameRune) {
-		return "", errors.New("edge: the client certificate names no service; give it one spiffe:// URI or one DNS name")
-	}
-	return name, nil
+	return "", errors.New("edge: the client certificate names no service; give it one spiffe:// URI or one DNS name")
 }
 
-const nameBytes = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-:/"
-
-func notNameRune(r rune) bool { return !strings.ContainsRune(nameBytes, r) }
+const dnsBytes = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-"
 
 // thumbprint returns the RFC 7638 SHA-256 thumbprint of the certificate's key, the form in which an
 // actor.Actor names the key that proved a request; "" for a kind of key that JWK does not know.
