@@ -196,6 +196,12 @@ func (d *deed) do(ctx context.Context, fn func(tx *db.Tx, e *audit.Event) error)
 	return d.count(d.trail.Do(ctx, d.by, d.Event, fn))
 }
 
+// version names, behind the record, the version that was read, written or deleted. Nothing in the
+// database proves which version of a record is the newest; the trail does.
+func (d *deed) version(resource string, version int64) string {
+	return resource + " v" + strconv.FormatInt(version, 10) + strings.TrimPrefix(d.Resource, resource)
+}
+
 func (d *deed) count(err error) error {
 	outcome := "granted"
 	if p := problem.Of(err); p != nil && p.Kind() < problem.Internal {
@@ -288,8 +294,9 @@ func (v *Vault) Put(ctx context.Context, by actor.Actor, owner customer.ID, ref 
 		}
 		w := row{
 			version: version, schemaVersion: s.Version, indexed: index, updatedAt: clock.Micros(now),
-			sealed: ring.Seal(place(owner, ref, version, s.Version), plain),
 		}
+		w.sealed = ring.Seal(place(owner, ref, w), plain)
+		e.Resource = d.version(resource, version)
 		if created {
 			err = insertRecord(ctx, tx, owner, ref, w)
 		} else {
@@ -336,6 +343,8 @@ func (v *Vault) Get(ctx context.Context, by actor.Actor, owner customer.ID, ref 
 		var found bool
 		if w, found, err = selectRecord(ctx, tx, owner, ref); err == nil && !found {
 			e.Deny(errAbsent)
+		} else if err == nil {
+			e.Resource = d.version(resource, w.version)
 		}
 		return err
 	})
@@ -388,7 +397,7 @@ func (d *deed) tell(s *schema, r Reveal) {
 		}
 	}
 	list := strings.Join(names, ",")
-	if len(d.Resource)+len(" reveal ")+len(list) > maxResource {
+	if len(d.Resource)+len(" v9223372036854775807 reveal ")+len(list) > maxResource {
 		d.Personal = map[string]string{"revealed": list}
 		list = strconv.Itoa(len(names)) + " fields"
 	}
@@ -482,6 +491,7 @@ func (v *Vault) Delete(ctx context.Context, by actor.Actor, owner customer.ID, r
 			e.Deny(p)
 			return nil
 		}
+		e.Resource = d.version(resource, version)
 		return remove(ctx, tx, owner, ref, version)
 	})
 }
@@ -516,7 +526,7 @@ func (v *Vault) Expire(ctx context.Context) error {
 						return err
 					}
 					if err := v.trail.Record(ctx, tx, by, audit.Event{
-						Action: ActionExpire, Resource: "record " + s.Name + "/" + o.key, Customer: o.customer,
+						Action: ActionExpire, Resource: "record " + s.Name + "/" + o.key + " v" + strconv.FormatInt(o.version, 10), Customer: o.customer,
 						Outcome: audit.Granted, Reason: "retention-over",
 					}); err != nil {
 						return err
@@ -640,17 +650,18 @@ func digest(blinds []blind) []byte {
 	return h.Sum(nil)
 }
 
-// place binds a sealed record to where it lives, to its version, and to the declaration that it was
-// written under. Neither collection nor key holds a slash or a number sign, so no two places are alike.
-func place(owner customer.ID, ref Ref, version int64, schemaVersion int) seal.Place {
+// place binds a sealed record to where it lives, to its version and the time of its last change, and to
+// the declaration that it was written under. Neither collection nor key holds a slash, a number sign or
+// an at sign, so no two places are alike.
+func place(owner customer.ID, ref Ref, w row) seal.Place {
 	return seal.Place{
-		Room: room, Table: "record", Customer: string(owner),
-		Record: ref.Collection + "/" + ref.Key + "#" + strconv.Itoa(schemaVersion), Version: version,
+		Room: room, Table: "record", Customer: string(owner), Version: w.version,
+		Record: ref.Collection + "/" + ref.Key + "#" + strconv.Itoa(w.schemaVersion) + "@" + strconv.FormatInt(w.updatedAt, 10),
 	}
 }
 
 func open(ring *seal.Ring, owner customer.ID, ref Ref, w row) ([]value, error) {
-	plain, err := ring.Open(place(owner, ref, w.version, w.schemaVersion), w.sealed)
+	plain, err := ring.Open(place(owner, ref, w), w.sealed)
 	if err != nil {
 		return nil, err
 	}
