@@ -18,6 +18,7 @@
 package audit
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -58,6 +59,7 @@ const (
 // Event is what a room says of a deed; who, from where and when are added by Record. Action and
 // Outcome are needed. Longer texts than 256 bytes are cut, and control characters replaced.
 type Event struct {
+	ID          string            // as NewID returns it, for a deed that has to name its event; empty: Record makes one
 	Action      string            // "vault.record.read": room, thing, verb
 	Resource    string            // what it was done to, never personal: "record profile/main"
 	Customer    customer.ID       // whose data or account it was; empty if nobody's
@@ -72,6 +74,9 @@ type Event struct {
 // Deny has Do commit the transaction, for what it counts and remembers, and yet refuse: the event
 // says denied (or failed, for a problem that is our fault) for the problem's slug, and Do returns p.
 func (e *Event) Deny(p *problem.Problem) { e.denial = p }
+
+// NewID returns the id of an event to come.
+func NewID() string { return id.New("evt") }
 
 // The names of the personal entries that Record adds: the caller's address, and, of a caller without
 // a device of their own, the thumbprint of the key that proved the request.
@@ -194,7 +199,7 @@ func (t *Trail) Record(ctx context.Context, tx *db.Tx, by actor.Actor, e Event) 
 		by.Kind = actor.Anonymous
 	}
 	r := row{
-		id: id.New("evt"), version: leafVersion, madeAt: t.now(),
+		id: cmp.Or(e.ID, NewID()), version: leafVersion, madeAt: t.now(),
 		actorKind: clean(string(by.Kind), maxField), actorID: clean(by.ID, maxField),
 		device: clean(by.Device, maxField), session: clean(by.Session, maxField),
 		action: clean(e.Action, maxField), resource: clean(e.Resource, maxField),
@@ -325,6 +330,7 @@ const maxAlone = 15 * time.Second
 func (t *Trail) alone(ctx context.Context, by actor.Actor, e Event) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), maxAlone)
 	defer cancel()
+	e.ID = "" // whatever named the event of the deed has been rolled back
 	return t.db.Update(ctx, func(tx *db.Tx) error { return t.Record(ctx, tx, by, e) })
 }
 
