@@ -189,7 +189,8 @@ var scratches = sync.Pool{New: func() any { return new(scratch) }}
 // deed: return its error from the function that was given tx.
 //
 // What is personal is sealed under the key of e.Customer; without one, or when that customer is not
-// known or erased, under the trail's own key.
+// known or erased, under the trail's own key. Of a caller who was erased meanwhile nothing personal is
+// kept.
 func (t *Trail) Record(ctx context.Context, tx *db.Tx, by actor.Actor, e Event) error {
 	committed := t.committed[e.Outcome]
 	if e.Action == "" || committed == nil {
@@ -219,13 +220,15 @@ func (t *Trail) Record(ctx context.Context, tx *db.Tx, by actor.Actor, e Event) 
 		key = by.Key
 	}
 	if len(e.Personal) > 0 || address != "" || key != "" {
-		ring, under, err := t.sealer(ctx, tx, customer.ID(r.customer))
+		ring, under, err := t.sealer(ctx, tx, by, customer.ID(r.customer))
 		if err != nil {
 			return err
 		}
-		s.plain = appendPersonal(s.plain[:0], e.Personal, address, key)
-		s.sealed = ring.AppendSeal(s.sealed[:0], sealPlace(r.id, r.customer), s.plain)
-		r.sealedUnder, r.commitment, r.sealed = under, commit(s.plain), s.sealed
+		if ring != nil {
+			s.plain = appendPersonal(s.plain[:0], e.Personal, address, key)
+			s.sealed = ring.AppendSeal(s.sealed[:0], sealPlace(r.id, r.customer), s.plain)
+			r.sealedUnder, r.commitment, r.sealed = under, commit(s.plain), s.sealed
+		}
 	}
 	s.leaf = r.appendLeaf(s.leaf[:0])
 	mac, version := t.keys.MAC(macKey, s.leaf)
@@ -237,8 +240,8 @@ func (t *Trail) Record(ctx context.Context, tx *db.Tx, by actor.Actor, e Event) 
 	return nil
 }
 
-// sealer returns the key for the personal part of an event about c.
-func (t *Trail) sealer(ctx context.Context, tx *db.Tx, c customer.ID) (*seal.Ring, string, error) {
+// sealer returns the key for the personal part of an event about c; nil when it must not be kept.
+func (t *Trail) sealer(ctx context.Context, tx *db.Tx, by actor.Actor, c customer.ID) (*seal.Ring, string, error) {
 	if c == "" {
 		return t.keys.Service(sealingKey), underService, nil
 	}
@@ -246,6 +249,8 @@ func (t *Trail) sealer(ctx context.Context, tx *db.Tx, c customer.ID) (*seal.Rin
 	switch {
 	case err == nil:
 		return ring, underCustomer, nil
+	case problem.Is(err, "customer-erased") && by.Customer() == c:
+		return nil, underNothing, nil // a request that was on its way; the address is the erased person's
 	case problem.Is(err, "customer-erased"), problem.Is(err, "customer-not-found"):
 		return t.keys.Service(sealingKey), underService, nil
 	}

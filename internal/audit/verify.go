@@ -268,13 +268,13 @@ type page struct {
 
 // leafState is what one place of the log looks like.
 type leafState struct {
-	event     string // empty when the place is missing
-	there     bool
-	mac       macState
-	hash      tlog.Hash
-	personal  personalState
-	why       string
-	customer  string
+	event    string // empty when the place is missing
+	there    bool
+	mac      macState
+	hash     tlog.Hash
+	personal personalState
+	why      string
+	customer string
 }
 
 type macState int
