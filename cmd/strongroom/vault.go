@@ -18,8 +18,8 @@ import (
 )
 
 func newVault() *cobra.Command {
-	cmd := &cobra.Command{Use: "vault", Short: "Look after customers' data: erase a customer, check a receipt"}
-	cmd.AddCommand(newVaultErase(), newVaultReceipt(), newVaultCheckReceipt())
+	cmd := &cobra.Command{Use: "vault", Short: "Look after customers' data: import, export, erase, check a receipt"}
+	cmd.AddCommand(newVaultImport(), newVaultExport(), newVaultErase(), newVaultReceipt(), newVaultCheckReceipt())
 	return cmd
 }
 

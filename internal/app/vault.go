@@ -19,6 +19,10 @@ type VaultOperator interface {
 	Erase(ctx context.Context, c customer.ID, reason string) (vault.Erasure, error)
 	// Receipt gives the receipt of an erasure again.
 	Receipt(ctx context.Context, c customer.ID) (vault.Receipt, error)
+	// Import writes up to vault.MaxImport records; see vault.Vault.Import.
+	Import(ctx context.Context, collection string, rows []vault.ImportRow, replace bool) ([]vault.ImportResult, error)
+	// Export returns all records of a customer whole.
+	Export(ctx context.Context, c customer.ID) (vault.Export, error)
 }
 
 // openVault makes the vault, which the command line needs too.
@@ -45,6 +49,14 @@ func (o operator) Receipt(ctx context.Context, c customer.ID) (vault.Receipt, er
 	return o.house.Vault.Receipt(ctx, o.by, c)
 }
 
+func (o operator) Import(ctx context.Context, collection string, rows []vault.ImportRow, replace bool) ([]vault.ImportResult, error) {
+	return o.house.Vault.Import(ctx, o.by, collection, rows, replace)
+}
+
+func (o operator) Export(ctx context.Context, c customer.ID) (vault.Export, error) {
+	return o.house.Vault.Export(ctx, o.by, c)
+}
+
 // vaultRoutes adds the vault's commands to the control socket.
 func (c *control) vaultRoutes(mux *http.ServeMux) {
 	mux.HandleFunc("POST /vault/erase", command(c, func(ctx context.Context, o operator, ask eraseRequest) (vault.Erasure, error) {
@@ -52,6 +64,12 @@ func (c *control) vaultRoutes(mux *http.ServeMux) {
 	}))
 	mux.HandleFunc("POST /vault/receipt", command(c, func(ctx context.Context, o operator, ask eraseRequest) (vault.Receipt, error) {
 		return o.Receipt(ctx, ask.Customer)
+	}))
+	mux.HandleFunc("POST /vault/import", command(c, func(ctx context.Context, o operator, ask importRequest) ([]vault.ImportResult, error) {
+		return o.Import(ctx, ask.Collection, ask.Rows, ask.Replace)
+	}))
+	mux.HandleFunc("POST /vault/export", command(c, func(ctx context.Context, o operator, ask eraseRequest) (vault.Export, error) {
+		return o.Export(ctx, ask.Customer)
 	}))
 }
 
@@ -74,6 +92,22 @@ func command[Ask, Answer any](c *control, fn func(ctx context.Context, o operato
 type eraseRequest struct {
 	Customer customer.ID `json:"customer"`
 	Reason   string      `json:"reason,omitempty"`
+}
+
+type importRequest struct {
+	Collection string            `json:"collection"`
+	Rows       []vault.ImportRow `json:"rows"`
+	Replace    bool              `json:"replace,omitempty"`
+}
+
+func (d *dialled) Import(ctx context.Context, collection string, rows []vault.ImportRow, replace bool) (results []vault.ImportResult, err error) {
+	err = d.call(ctx, "/vault/import", importRequest{collection, rows, replace}, &results, nil)
+	return results, err
+}
+
+func (d *dialled) Export(ctx context.Context, c customer.ID) (out vault.Export, err error) {
+	err = d.call(ctx, "/vault/export", eraseRequest{Customer: c}, &out, nil)
+	return out, err
 }
 
 func (d *dialled) Erase(ctx context.Context, c customer.ID, reason string) (out vault.Erasure, err error) {

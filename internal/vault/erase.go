@@ -130,13 +130,15 @@ func mayErase(by actor.Actor) *problem.Problem {
 	return nil
 }
 
-// EraseCustomer deletes the records of c with their indexes and marks. It makes the vault the first of
+// EraseCustomer deletes the records of c with their indexes and marks, and the name under which they were
+// imported but for its keyed hash. It makes the vault the first of
 // the rooms that Erase asks.
 func (v *Vault) EraseCustomer(ctx context.Context, tx *db.Tx, c customer.ID) (map[string]int64, error) {
 	deleted := make(map[string]int64)
 	for _, d := range []struct{ kind, query string }{
 		{"records", `DELETE FROM record WHERE customer_id = $1`},
 		{"index-entries", `DELETE FROM record_index WHERE customer_id = $1`},
+		{"external-names", `UPDATE external_ref SET sealed = NULL WHERE customer_id = $1`},
 		{"record-marks", `DELETE FROM record_mark WHERE customer_id = $1`},
 	} {
 		n, err := tx.Exec(ctx, d.query, string(c))
