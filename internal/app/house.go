@@ -48,6 +48,7 @@ type House struct {
 	Ring    *keyring.Keyring
 	Trail   *audit.Trail
 	Jobs    *jobs.Runner
+	Vault   *vault.Vault
 	Metrics *prometheus.Registry
 
 	root keyring.Root
@@ -93,7 +94,10 @@ func (h *House) open(ctx context.Context, by actor.Actor, create bool) error {
 	}
 	holder := id.New("run")
 	h.Jobs = jobs.New(h.DB, jobs.Options{Holder: holder, Clock: clock.System, Log: h.log, Metrics: h.Metrics})
-	return h.openTrail(ctx, by, holder)
+	if err := h.openTrail(ctx, by, holder); err != nil {
+		return err
+	}
+	return h.openVault()
 }
 
 // openTrail makes the two rooms that need each other: keys, whose making is an event, and the
@@ -262,6 +266,9 @@ func (o operator) Keys(ctx context.Context) ([]keyring.Info, error) {
 
 // Close brings the trail up to date and closes the installation.
 func (o operator) Close() error {
-	_, err := o.house.Trail.Sequence(context.Background())
+	n, err := 1, error(nil)
+	for n > 0 && err == nil { // an import leaves many events
+		n, err = o.house.Trail.Sequence(context.Background())
+	}
 	return errors.Join(err, o.house.Close())
 }

@@ -3,7 +3,6 @@ package app
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net/http"
 	"net/netip"
@@ -138,23 +137,15 @@ func (s *Server) rooms(o Options) (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	collections := vault.Defaults()
-	if len(c.Collections) > 0 {
-		collections = collectionsOf(c.Collections)
-	}
-	records, err := vault.New(h.DB, h.Ring, h.Trail, vault.Options{Collections: collections, Clock: clock.System, Log: h.log, Metrics: h.Metrics})
-	if err != nil {
-		return nil, fmt.Errorf("collections: %w", err)
-	}
 	surface := api.New(mux, id, api.Options{Title: "Strongroom", Version: o.Version, Log: h.log})
 	id.Register(surface)
-	records.Register(surface)
+	h.Vault.Register(surface)
 
 	h.Jobs.Add(h.Trail.Job())
 	for _, job := range id.Jobs() {
 		h.Jobs.Add(job)
 	}
-	h.Jobs.Add(records.Job())
+	h.Jobs.Add(h.Vault.Job())
 	return mux, nil
 }
 

@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/ncruces/go-sqlite3"
 	"golang.org/x/sys/unix"
@@ -20,6 +21,9 @@ import (
 const (
 	pageSize = 4096
 	readers  = 4
+
+	// busyTimeout is what pragmas says.
+	busyTimeout = 10 * time.Second
 )
 
 // embedded is the SQLite engine: one writer, four readers, each with a connection of its own.
@@ -374,6 +378,7 @@ PRAGMA synchronous=FULL;
 PRAGMA foreign_keys=ON;
 PRAGMA trusted_schema=OFF;
 PRAGMA cell_size_check=ON;
+PRAGMA secure_delete=ON;
 PRAGMA journal_size_limit=67108864;
 PRAGMA cache_size=-4096`
 

@@ -131,10 +131,19 @@ func (i *Identity) recordLogin(ctx context.Context, by actor.Actor, e164 string,
 	if try.Known {
 		laneOf = by.Key
 	}
-	event := audit.Event{Action: ActionLoginStart, Customer: try.Customer, Personal: map[string]string{"phone": e164}}
+	event := audit.Event{Action: ActionLoginStart, Customer: try.Customer}
 	var reason *problem.Problem
 	err = i.Trail.Do(ctx, by, event, func(tx *db.Tx, e *audit.Event) error {
 		reason = nil
+		right, c := right, try.challenge
+		switch err := i.Keys.Erased(ctx, tx, c.Customer); {
+		case problem.Is(err, "customer-erased"): // since the private code was compared
+			right, c.Reason = false, "customer-erased"
+		case err != nil:
+			return err
+		case c.Customer != "":
+			e.Personal = numberOf(e164)
+		}
 		l, err := getLane(ctx, tx, try.Lane)
 		if err != nil {
 			return err
@@ -149,7 +158,6 @@ func (i *Identity) recordLogin(ctx context.Context, by actor.Actor, e164 string,
 		if err != nil {
 			return err
 		}
-		c := try.challenge
 		var slot []byte
 		mail := letter{}
 		if send {
@@ -327,6 +335,9 @@ func (i *Identity) addDevice(ctx context.Context, tx *db.Tx, by actor.Actor, c c
 	}
 	if n >= i.MaxDevices {
 		return deviceRow{}, errTooManyDevices
+	}
+	if err := i.Keys.Erased(ctx, tx, c); err != nil {
+		return deviceRow{}, err
 	}
 	ring, err := i.Keys.Customer(ctx, tx, c)
 	if err != nil {

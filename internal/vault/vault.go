@@ -90,6 +90,7 @@ type Match struct {
 // Options say what a Vault works with.
 type Options struct {
 	Collections []Collection // nil means Defaults
+	Erasers     []Eraser     // the other rooms that Erase has to reach
 
 	Clock   clock.Clock           // nil means clock.System
 	Log     *slog.Logger          // nil discards
@@ -102,6 +103,7 @@ type Vault struct {
 	keys        *keyring.Keyring
 	trail       *audit.Trail
 	collections map[string]*schema
+	erasers     []Eraser
 	clock       clock.Clock
 	log         *slog.Logger
 	operations  *prometheus.CounterVec
@@ -122,7 +124,7 @@ func New(d *db.DB, keys *keyring.Keyring, trail *audit.Trail, o Options) (*Vault
 	if err != nil {
 		return nil, err
 	}
-	v := &Vault{db: d, keys: keys, trail: trail, collections: collections, clock: o.Clock, log: o.Log}
+	v := &Vault{db: d, keys: keys, trail: trail, collections: collections, erasers: o.Erasers, clock: o.Clock, log: o.Log}
 	v.operations = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "strongroom_vault_operations_total",
 		Help: "Operations on records, by action and outcome.",
@@ -163,6 +165,16 @@ func (v *Vault) find(ref Ref) (s *schema, resource string, p *problem.Problem) {
 }
 
 var errAbsent = problem.New(problem.NotFound, "record-not-found", "There is no such record.")
+
+// absent refuses for a record that is not there: it, or its owner with all records, which a process
+// with the owner's key in its memory learns only here.
+func (v *Vault) absent(ctx context.Context, tx *db.Tx, e *audit.Event, owner customer.ID) error {
+	if err := v.keys.Erased(ctx, tx, owner); err != nil {
+		return err
+	}
+	e.Deny(errAbsent)
+	return nil
+}
 
 // deed is one operation on its way: its event, and the first reason to refuse it.
 type deed struct {
@@ -276,6 +288,10 @@ func (v *Vault) Put(ctx context.Context, by actor.Actor, owner customer.ID, ref 
 			return nil
 		}
 		if created {
+			// The key may come from the cache of a process that has not heard of an erasure by another.
+			if err := v.keys.Erased(ctx, tx, owner); err != nil {
+				return err
+			}
 			var count int
 			if version, count, err = selectRoom(ctx, tx, owner, ref.Collection); err != nil {
 				return err
@@ -342,7 +358,7 @@ func (v *Vault) Get(ctx context.Context, by actor.Actor, owner customer.ID, ref 
 		}
 		var found bool
 		if w, found, err = selectRecord(ctx, tx, owner, ref); err == nil && !found {
-			e.Deny(errAbsent)
+			return v.absent(ctx, tx, e, owner)
 		} else if err == nil {
 			e.Resource = d.version(resource, w.version)
 		}
@@ -439,6 +455,11 @@ func (v *Vault) List(ctx context.Context, by actor.Actor, owner customer.ID, col
 		if rows, err = selectPage(ctx, tx, owner, collection, after, limit+1); err != nil {
 			return err
 		}
+		if len(rows) == 0 {
+			if err := v.keys.Erased(ctx, tx, owner); err != nil {
+				return err
+			}
+		}
 		if len(rows) > limit {
 			rows = rows[:limit]
 			next = rows[limit-1].key
@@ -484,8 +505,7 @@ func (v *Vault) Delete(ctx context.Context, by actor.Actor, owner customer.ID, r
 			return err
 		}
 		if version == 0 {
-			e.Deny(errAbsent)
-			return nil
+			return v.absent(ctx, tx, e, owner)
 		}
 		if p := cond.check(version); p != nil {
 			e.Deny(p)
