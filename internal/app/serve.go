@@ -47,6 +47,7 @@ type Server struct {
 	house   *House
 	edge    *edge.Server
 	control *control
+	records *vault.Vault
 	stop    context.CancelFunc
 	urls    URLs
 }
@@ -76,7 +77,11 @@ func Serve(ctx context.Context, c config.Config, o Options) (_ *Server, err erro
 	if err != nil {
 		return nil, err
 	}
-	if err := s.doors(c, o, appHandler); err != nil {
+	serviceHandler, err := s.services(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.doors(c, o, appHandler, serviceHandler); err != nil {
 		return nil, err
 	}
 	if s.control, err = serveControl(house, c.Data, o.Log); err != nil {
@@ -140,6 +145,7 @@ func (s *Server) rooms(o Options) (http.Handler, error) {
 	surface := api.New(mux, id, api.Options{Title: "Strongroom", Version: o.Version, Log: h.log})
 	id.Register(surface)
 	h.Vault.Register(surface)
+	s.records = h.Vault
 
 	h.Jobs.Add(h.Trail.Job())
 	for _, job := range id.Jobs() {
@@ -150,7 +156,7 @@ func (s *Server) rooms(o Options) (http.Handler, error) {
 }
 
 // doors describes the four listeners.
-func (s *Server) doors(c config.Config, o Options, appHandler http.Handler) error {
+func (s *Server) doors(c config.Config, o Options, appHandler, serviceHandler http.Handler) error {
 	certificates, err := s.certificates(c, &c.Listeners.App, &c.Listeners.Service, &c.Listeners.Admin)
 	if err != nil {
 		return err
@@ -166,7 +172,7 @@ func (s *Server) doors(c config.Config, o Options, appHandler http.Handler) erro
 		handler  http.Handler
 	}{
 		{"app", c.Listeners.App, edge.Public, len(c.Listeners.App.Allow) == 0, appHandler},
-		{"service", c.Listeners.Service, edge.Mutual, false, none},
+		{"service", c.Listeners.Service, edge.Mutual, false, serviceHandler},
 		{"admin", c.Listeners.Admin, edge.Public, false, none},
 	} {
 		allow, err := prefixes("listeners."+door.name+".allow", door.set.Allow)
@@ -241,7 +247,7 @@ func collectionsOf(list []config.Collection) []vault.Collection {
 	var all []vault.Collection
 	for _, c := range list {
 		collection := vault.Collection{Name: c.Name, Description: c.Description, Version: c.Version,
-			Purposes: c.Purposes, Retention: c.Retention, Limit: c.Limit}
+			Purposes: c.Purposes, Retention: c.Retention, Limit: c.Limit, History: c.History}
 		for _, f := range c.Fields {
 			collection.Fields = append(collection.Fields, vault.Field{
 				Name: f.Name, Type: vault.Type(f.Type), Required: f.Required, Sensitivity: vault.Sensitivity(f.Sensitivity),

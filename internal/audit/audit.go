@@ -80,6 +80,9 @@ func (e *Event) Deny(p *problem.Problem) { e.denial = p }
 // NewID returns the id of an event to come.
 func NewID() string { return newID(clock.System.Now().UnixMicro()) }
 
+// Denied reports whether Deny was called.
+func (e *Event) Denied() bool { return e.denial != nil }
+
 // The names of the personal entries that Record adds: the caller's address, and, of a caller without
 // a device of their own, the thumbprint of the key that proved the request.
 const (

@@ -137,6 +137,9 @@ func (v *Vault) EraseCustomer(ctx context.Context, tx *db.Tx, c customer.ID) (ma
 	deleted := make(map[string]int64)
 	for _, d := range []struct{ kind, query string }{
 		{"records", `DELETE FROM record WHERE customer_id = $1`},
+		{"record-versions", `DELETE FROM record_version WHERE customer_id = $1`},
+		{"tokens", `DELETE FROM token WHERE customer_id = $1`},
+		{"answers", `DELETE FROM answer WHERE customer_id = $1`},
 		{"index-entries", `DELETE FROM record_index WHERE customer_id = $1`},
 		{"external-names", `UPDATE external_ref SET sealed = NULL WHERE customer_id = $1`},
 		{"record-marks", `DELETE FROM record_mark WHERE customer_id = $1`},

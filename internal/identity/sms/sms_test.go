@@ -85,7 +85,9 @@ func TestWebhookFailures(t *testing.T) {
 		{"500", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(500) }, false},
 		{"401", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(401) }, false},
 		{"429", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(429) }, false},
-		{"redirect", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, elsewhere.URL, http.StatusTemporaryRedirect) }, false},
+		{"redirect", func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, elsewhere.URL, http.StatusTemporaryRedirect)
+		}, false},
 		{"rejected", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(422) }, true},
 		{"never answers", func(_ http.ResponseWriter, r *http.Request) { _, _ = io.Copy(io.Discard, r.Body); <-r.Context().Done() }, false},
 		{"hangs up", func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, false},
