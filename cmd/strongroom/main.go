@@ -18,7 +18,7 @@ import (
 var version = "unknown"
 
 // The exit codes. 1 is every failure that has no code of its own.
-const exitFindings = 3 // audit verify has found that the trail was altered
+const exitFindings = 3 // audit verify has found that the trail was altered; keys rotate, keys that do not open
 
 // exitError carries an exit code past cobra; what it has to say is printed already.
 type exitError int

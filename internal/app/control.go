@@ -31,6 +31,7 @@ type Operator interface {
 	Tail(ctx context.Context, after string, limit int) ([]audit.Entry, error)
 	// Keys lists every key version.
 	Keys(ctx context.Context) ([]keyring.Info, error)
+	KeyOperator
 	// Close lets go of the installation.
 	Close() error
 }
@@ -64,6 +65,7 @@ func serveControl(house *House, data string, log *slog.Logger) (*control, error)
 	mux.HandleFunc("POST /verify", c.verify)
 	mux.HandleFunc("POST /tail", c.tail)
 	mux.HandleFunc("POST /keys", c.keys)
+	mux.HandleFunc("POST /rotation", c.rotation)
 	c.server = &http.Server{
 		Handler:           mux,
 		ReadHeaderTimeout: 5 * time.Second,
