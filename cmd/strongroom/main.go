@@ -28,7 +28,10 @@ func (e exitError) Error() string { return fmt.Sprintf("exit code %d", int(e)) }
 func main() { os.Exit(run(os.Args[1:])) }
 
 func run(args []string) int {
-	app.Harden()
+	if err := app.Harden(); err != nil {
+		fmt.Fprintln(os.Stderr, "strongroom:", err)
+		return 1
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	root := newRoot()

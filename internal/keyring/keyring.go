@@ -142,6 +142,12 @@ type heldKEK struct {
 	digest []byte // what an older KEK vouches for
 }
 
+// Format hides the keys from every verb, also in a panic's text.
+func (s keySet) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(redacted)) }
+
+// Format hides what is told of the key.
+func (h heldKEK) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(redacted)) }
+
 // Open unwraps the keys of o.DB, and makes the first KEK and the service keys that are missing, each
 // with its event, in one transaction. Two processes that start at the same time agree on one set.
 //

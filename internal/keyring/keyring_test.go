@@ -966,7 +966,9 @@ func TestNothingLeaks(t *testing.T) {
 		}
 		slog.New(slog.NewJSONHandler(&log, nil)).Info("x", "keyring", k, "signer", k.CheckpointSigner())
 		pepper := k.service(KeyPepper, hmacSHA256).macs[0].material
-		printed := fmt.Sprintf("%v %+v %#v %s %x %v %+v %#v", k, k, k, k, k, k.CheckpointSigner(), k.CheckpointSigner(), k.CheckpointSigner()) + log.String() + strings.Join(e.all, " ")
+		printed := fmt.Sprintf("%v %+v %#v %s %x %v %+v %#v", k, k, k, k, k, k.CheckpointSigner(), k.CheckpointSigner(), k.CheckpointSigner()) +
+			fmt.Sprintf("%v %+v %#v", *k.service(KeyPepper, hmacSHA256), *k.service(KeyPepper, hmacSHA256), *k.service(KeyPepper, hmacSHA256)) +
+			fmt.Sprintf("%v %+v %#v", k.keys.Load().held, *k.keys.Load(), *k.keys.Load()) + log.String() + strings.Join(e.all, " ")
 		for _, never := range []string{string(pepper), fmt.Sprintf("%x", pepper), fmt.Sprint(pepper), "PrivateKey", "aead"} {
 			if strings.Contains(printed, never) {
 				t.Errorf("%q shows in %s", never, printed)

@@ -64,6 +64,13 @@ type macKey struct {
 	material []byte
 }
 
+// Format hides the key from every verb, also in a panic's text. What holds it needs one too: fmt does
+// not call the methods of unexported fields.
+func (k macKey) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(redacted)) }
+
+// Format hides the keys.
+func (k serviceKey) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(redacted)) }
+
 // servicePlace binds the algorithm too, so that a key made for one is never used for another.
 func servicePlace(name, algorithm string, version uint32) seal.Place {
 	return seal.Place{Room: room, Table: "service_key", Record: algorithm + " " + name, Version: int64(version)}
