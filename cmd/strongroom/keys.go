@@ -43,7 +43,7 @@ func newKeys() *cobra.Command {
 	}
 	s.place(list)
 	list.Flags().BoolVar(&asJSON, "json", false, "print JSON")
-	cmd.AddCommand(list)
+	cmd.AddCommand(list, newKeysRotate(), newKeysCompromised(), newKeysDestroy())
 	return cmd
 }
 

@@ -32,6 +32,7 @@ type Operator interface {
 	// Keys lists every key version.
 	Keys(ctx context.Context) ([]keyring.Info, error)
 	VaultOperator
+	KeyOperator
 	// Close lets go of the installation.
 	Close() error
 }
@@ -66,6 +67,7 @@ func serveControl(house *House, data string, log *slog.Logger) (*control, error)
 	mux.HandleFunc("POST /tail", c.tail)
 	mux.HandleFunc("POST /keys", c.keys)
 	c.vaultRoutes(mux)
+	mux.HandleFunc("POST /rotation", c.rotation)
 	c.server = &http.Server{
 		Handler:           mux,
 		ReadHeaderTimeout: 5 * time.Second,

@@ -148,6 +148,9 @@ func (s *Server) rooms(o Options) (http.Handler, error) {
 	s.records = h.Vault
 
 	h.Jobs.Add(h.Trail.Job())
+	for _, job := range h.Ring.Jobs() {
+		h.Jobs.Add(job)
+	}
 	for _, job := range id.Jobs() {
 		h.Jobs.Add(job)
 	}

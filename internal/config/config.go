@@ -47,6 +47,7 @@ type Config struct {
 
 	Database    Database     `yaml:"database"`
 	RootKey     RootKey      `yaml:"root_key"`
+	Keys        Keys         `yaml:"keys"`
 	Listeners   Listeners    `yaml:"listeners"`
 	Login       Login        `yaml:"login"`
 	SMS         SMS          `yaml:"sms"`
@@ -75,6 +76,14 @@ type RootKey struct {
 	File string `yaml:"file"`
 	// Passphrase unseals the local key file.
 	Passphrase Secret `yaml:"passphrase"`
+}
+
+// Keys says when keys are rotated by themselves, and how fast.
+type Keys struct {
+	// KEKEvery is the age at which the key-encryption key is rotated; 0 means only when asked.
+	KEKEvery time.Duration `yaml:"kek_every"`
+	// RotationRate bounds how many keys a second a rotation wraps anew.
+	RotationRate int `yaml:"rotation_rate"`
 }
 
 // Listeners are the four doors. Each is closed to everything that it does not name.

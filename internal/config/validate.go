@@ -34,6 +34,7 @@ func (c *Config) Validate() error {
 
 	v.database(c)
 	v.rootKey(c)
+	v.keys(c.Keys)
 	v.listener("listeners.app", c.Listeners.App, dev)
 	v.listener("listeners.service", c.Listeners.Service, dev)
 	v.listener("listeners.admin", c.Listeners.Admin, dev)
@@ -132,6 +133,13 @@ func (v *validator) rootKey(c *Config) {
 	}
 	v.check(s.Len() >= minPassphrase, key, fmt.Sprintf("is shorter than %d characters", minPassphrase),
 		"make one: openssl rand -base64 32")
+}
+
+func (v *validator) keys(k Keys) {
+	const year = 365 * 24 * time.Hour
+	v.check(k.KEKEvery == 0 || k.KEKEvery >= time.Hour && k.KEKEvery <= year, "keys.kek_every",
+		"is not 0 and not from an hour to a year", "write 2160h for 90 days, or 0 to rotate by hand only")
+	v.between("keys.rotation_rate", k.RotationRate, 10, 1_000_000)
 }
 
 func (v *validator) address(key, address string) (host string, ok bool) {

@@ -64,6 +64,13 @@ type macKey struct {
 	material []byte
 }
 
+// Format hides the key from every verb, also in a panic's text. What holds it needs one too: fmt does
+// not call the methods of unexported fields.
+func (k macKey) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(redacted)) }
+
+// Format hides the keys.
+func (k serviceKey) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(redacted)) }
+
 // servicePlace binds the algorithm too, so that a key made for one is never used for another.
 func servicePlace(name, algorithm string, version uint32) seal.Place {
 	return seal.Place{Room: room, Table: "service_key", Record: algorithm + " " + name, Version: int64(version)}
@@ -78,17 +85,19 @@ func (k *Keyring) newServiceRow(kek *seal.Ring, d serviceDefinition) serviceRow 
 	}
 }
 
-// open unwraps all service keys that this version of Strongroom knows; a later one's stay as they are.
-func (k *Keyring) open(kek *seal.Ring, rows []serviceRow) (*keySet, error) {
-	set := &keySet{kek: kek, service: make(map[string]*serviceKey)}
+// open puts all service keys that this version of Strongroom knows into the set; a later one's stay as
+// they are.
+func (k *Keyring) open(set *keySet, rows []serviceRow) error {
+	keys := make(map[string]*serviceKey)
 	for _, d := range serviceDefinitions {
-		key, err := k.openService(kek, d, rows)
+		key, err := k.openService(set.kek, d, rows)
 		if err != nil {
-			return nil, fmt.Errorf("service key %s: %w", d.name, err)
+			return fmt.Errorf("service key %s: %w", d.name, err)
 		}
-		set.service[d.name] = key
+		keys[d.name] = key
 	}
-	return set, nil
+	set.service = keys
+	return nil
 }
 
 func (k *Keyring) openService(kek *seal.Ring, d serviceDefinition, rows []serviceRow) (*serviceKey, error) {
@@ -114,7 +123,7 @@ func (k *Keyring) openService(kek *seal.Ring, d serviceDefinition, rows []servic
 		}
 		versions = append(versions, macKey{r.version, material})
 	}
-	if err := checkStates(states); err != nil {
+	if _, err := activeOf(states); err != nil {
 		return nil, err
 	}
 	slices.SortFunc(versions, func(a, b macKey) int { return cmp.Compare(b.version, a.version) })
