@@ -92,21 +92,26 @@ func (i *Identity) RevokeDevice(ctx context.Context, by actor.Actor, device stri
 				return errLastDevice
 			}
 		}
-		if err := setDeviceStatus(ctx, tx, d.id, revoked, now); err != nil {
-			return err
-		}
-		ended, err := revokeDeviceSessions(ctx, tx, d.id, now)
-		if err != nil {
-			return err
-		}
-		for _, s := range ended {
-			e := audit.Event{Action: ActionSessionRevoke, Resource: "session " + s, Customer: c, Outcome: audit.Granted, Reason: "device-revoked"}
-			if err := i.Trail.Record(ctx, tx, by, e); err != nil {
-				return err
-			}
-		}
-		return nil
+		return i.revoke(ctx, tx, by, d, now)
 	})
+}
+
+// revoke shuts a device out and ends its sessions.
+func (i *Identity) revoke(ctx context.Context, tx *db.Tx, by actor.Actor, d deviceRow, now time.Time) error {
+	if err := setDeviceStatus(ctx, tx, d.id, revoked, now); err != nil {
+		return err
+	}
+	ended, err := revokeDeviceSessions(ctx, tx, d.id, now)
+	if err != nil {
+		return err
+	}
+	for _, s := range ended {
+		e := audit.Event{Action: ActionSessionRevoke, Resource: "session " + s, Customer: d.customer, Outcome: audit.Granted, Reason: "device-revoked"}
+		if err := i.Trail.Record(ctx, tx, by, e); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // changeDevice runs change on a device of the calling customer. That the caller's own device is still

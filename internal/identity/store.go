@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"strongroom/internal/clock"
@@ -39,6 +40,32 @@ func insertAccount(ctx context.Context, tx *db.Tx, a account, phoneIndex, sealed
 		VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (phone_index) DO NOTHING`,
 		string(a.customer), phoneIndex, sealedPhone, a.code.hash, int64(a.code.pepper), clock.Micros(now))
 	return n == 1, err
+}
+
+// replaceHash puts fresh in the place of old, if that is still there.
+func replaceHash(ctx context.Context, tx *db.Tx, c customer.ID, old, fresh hashed) error {
+	_, err := tx.Exec(ctx, `UPDATE account SET code_hash = $1, pepper_version = $2 WHERE customer_id = $3 AND code_hash = $4`,
+		fresh.hash, int64(fresh.pepper), string(c), old.hash)
+	return err
+}
+
+// hashCosts returns the costs of the hashes in use, which stand in their fifth and sixth characters.
+func hashCosts(ctx context.Context, tx *db.Tx) (costs []int, err error) {
+	rows, err := tx.Query(ctx, `SELECT DISTINCT substr(code_hash, 5, 2) FROM account`)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var digits []byte
+		if err := rows.Scan(&digits); err != nil {
+			return nil, err
+		}
+		if c, err := strconv.Atoi(string(digits)); err == nil {
+			costs = append(costs, c)
+		}
+	}
+	return costs, rows.Err()
 }
 
 // The states of a device.
@@ -277,6 +304,30 @@ func putLane(ctx context.Context, tx *db.Tx, key []byte, l lane, now time.Time) 
 			blocked_until = excluded.blocked_until, updated_at = excluded.updated_at`,
 		key, l.failures, l.total, l.level, l.blocked, clock.Micros(now))
 	return err
+}
+
+// lockLane returns the lane for a transaction that may be read-committed: until its end nobody else
+// changes the lane, and what is returned is what was committed last. Under full serialization starts at
+// the same instant would refuse each other, since their lanes lie side by side in one index.
+func lockLane(ctx context.Context, tx *db.Tx, key []byte, now time.Time) (lane, error) {
+	_, err := tx.Exec(ctx, `
+		INSERT INTO throttle (lane, failures, total, level, blocked_until, updated_at) VALUES ($1, 0, 0, 0, 0, $2)
+		ON CONFLICT (lane) DO UPDATE SET updated_at = excluded.updated_at`, key, clock.Micros(now))
+	if err != nil {
+		return lane{}, err
+	}
+	return getLane(ctx, tx, key)
+}
+
+// lockCounter is to counters what lockLane is to lanes.
+func lockCounter(ctx context.Context, tx *db.Tx, key []byte, now time.Time) (counter, error) {
+	_, err := tx.Exec(ctx, `
+		INSERT INTO quota (counted, since, count, previous, refused, expires_at) VALUES ($1, 0, 0, 0, 0, $2)
+		ON CONFLICT (counted) DO UPDATE SET counted = excluded.counted`, key, clock.Micros(now))
+	if err != nil {
+		return counter{}, err
+	}
+	return getCounter(ctx, tx, key)
 }
 
 func getCounter(ctx context.Context, tx *db.Tx, key []byte) (c counter, err error) {
