@@ -119,12 +119,12 @@ type dataRow struct {
 }
 
 // selectDataKeys returns the versions of c's data key, oldest first. A tombstone comes first of all,
-// as version 0.
+// as version 0, with its MAC for the wrapped key.
 func selectDataKeys(ctx context.Context, tx *db.Tx, c customer.ID) ([]dataRow, error) {
 	rows, err := tx.Query(ctx, `
 		SELECT version, kek_version, state, wrapped, made_at FROM data_key WHERE customer_id = $1
 		UNION ALL
-		SELECT 0, 0, 'destroyed', NULL, erased_at FROM data_key_tombstone WHERE customer_id = $1
+		SELECT 0, 0, 'destroyed', mac, erased_at FROM data_key_tombstone WHERE customer_id = $1
 		ORDER BY 1`, c)
 	if err != nil {
 		return nil, err
