@@ -84,7 +84,7 @@ func (i *Identity) Session(ctx context.Context, r *http.Request) (actor.Actor, e
 	if wellFormed(token, accessPrefix) {
 		hash := tokenHash(token)
 		err := i.DB.View(ctx, func(tx *db.Tx) (err error) {
-			s, found, err = sessionByAccess(ctx, tx, hash)
+			s, found, err = i.rows.sessionByAccess(ctx, tx, hash)
 			return err
 		})
 		if err != nil {

@@ -144,6 +144,7 @@ type Identity struct {
 	writing chan struct{}
 	denials *denials
 	metrics *metrics
+	rows    rows
 }
 
 // New returns an Identity.
@@ -200,7 +201,7 @@ func New(o Options) (*Identity, error) {
 		return nil, fmt.Errorf("identity: private codes of %d characters are too short; 8 is the rule, 6 the least", o.MinCodeLength)
 	}
 
-	i := &Identity{Options: o, denials: newDenials(o.Clock), stale: make(chan rehashing, rehashes), writing: make(chan struct{}, writers)}
+	i := &Identity{Options: o, rows: rows{tokenKeys{o.Keys}}, denials: newDenials(o.Clock), stale: make(chan rehashing, rehashes), writing: make(chan struct{}, writers)}
 	var err error
 	if i.metrics, err = newMetrics(o.Metrics); err != nil {
 		return nil, err

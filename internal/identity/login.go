@@ -96,11 +96,11 @@ func (i *Identity) tryLogin(ctx context.Context, by actor.Actor, s starter, try 
 func (i *Identity) isKnown(ctx context.Context, e164, key string) (ok bool, err error) {
 	index := i.phoneIndex(e164)
 	err = i.DB.View(ctx, func(tx *db.Tx) error {
-		a, _, err := accountByPhone(ctx, tx, index)
+		a, _, err := i.rows.accountByPhone(ctx, tx, index)
 		if err != nil {
 			return err
 		}
-		d, has, err := deviceByKey(ctx, tx, a.customer, key)
+		d, has, err := i.rows.deviceByKey(ctx, tx, a.customer, key)
 		ok = has && d.status == authorised
 		return err
 	})
@@ -123,11 +123,11 @@ func (i *Identity) chargeLogin(ctx context.Context, by actor.Actor, e164 string)
 	err = i.DB.UpdateReadCommitted(ctx, func(tx *db.Tx) error {
 		try = attempt{code: i.hasher.dummy}
 		try.Unknown = i.laneKey(index, "")
-		a, exists, err := accountByPhone(ctx, tx, index)
+		a, exists, err := i.rows.accountByPhone(ctx, tx, index)
 		if err != nil {
 			return err
 		}
-		device, has, err := deviceByKey(ctx, tx, a.customer, by.Key)
+		device, has, err := i.rows.deviceByKey(ctx, tx, a.customer, by.Key)
 		if err != nil {
 			return err
 		}
@@ -334,7 +334,7 @@ func (i *Identity) CompleteLogin(ctx context.Context, by actor.Actor, login stri
 		if _, err := useChallenge(ctx, tx, row.id); err != nil {
 			return err
 		}
-		device, has, err := deviceByKey(ctx, tx, state.Customer, by.Key)
+		device, has, err := i.rows.deviceByKey(ctx, tx, state.Customer, by.Key)
 		if err != nil {
 			return err
 		}
@@ -379,7 +379,7 @@ func (i *Identity) shutOut(ctx context.Context, tx *db.Tx, by actor.Actor, state
 	if !state.Known || l.total < ceiling {
 		return nil
 	}
-	d, has, err := deviceByKey(ctx, tx, state.Customer, by.Key)
+	d, has, err := i.rows.deviceByKey(ctx, tx, state.Customer, by.Key)
 	if err != nil || !has || d.status == revoked {
 		return err
 	}
@@ -406,7 +406,7 @@ func devicePending(device string) *problem.Problem {
 
 // addDevice makes by's key a pending device of the customer.
 func (i *Identity) addDevice(ctx context.Context, tx *db.Tx, by actor.Actor, c customer.ID, name string, now time.Time) (deviceRow, error) {
-	all, err := devicesOf(ctx, tx, c)
+	all, err := i.rows.devicesOf(ctx, tx, c)
 	if err != nil {
 		return deviceRow{}, err
 	}
@@ -426,7 +426,7 @@ func (i *Identity) addDevice(ctx context.Context, tx *db.Tx, by actor.Actor, c c
 	us := clock.Micros(now)
 	d := deviceRow{id: id.New("dev"), customer: c, jkt: by.Key, status: pending, added: us, seen: us}
 	d.name = ring.Seal(place("device", c, d.id), []byte(cleanName(name)))
-	if err := insertDevice(ctx, tx, d); err != nil {
+	if err := i.rows.insertDevice(ctx, tx, d); err != nil {
 		return deviceRow{}, err
 	}
 	return d, i.Trail.Record(ctx, tx, by, audit.Event{Action: ActionDeviceAdd, Resource: "device " + d.id, Customer: c, Outcome: audit.Granted})

@@ -44,7 +44,7 @@ func (i *Identity) StartRegistration(ctx context.Context, by actor.Actor, number
 	suppressed := because("message-quota")
 	event := audit.Event{Action: ActionRegistrationStart, Personal: map[string]string{"phone": e164}}
 	record := func(tx *db.Tx, e *audit.Event) error {
-		a, taken, err := accountByPhone(ctx, tx, index)
+		a, taken, err := i.rows.accountByPhone(ctx, tx, index)
 		if err != nil {
 			return err
 		}
@@ -209,7 +209,7 @@ func (i *Identity) CompleteRegistration(ctx context.Context, by actor.Actor, reg
 		}
 		sealed := ring.Seal(place("account", out.Customer, "phone"), []byte(state.Phone))
 		a := account{out.Customer, hash}
-		if ok, err = insertAccount(ctx, tx, a, i.phoneIndex(state.Phone), sealed, now); err != nil {
+		if ok, err = i.rows.insertAccount(ctx, tx, a, i.phoneIndex(state.Phone), sealed, now); err != nil {
 			return err
 		}
 		if !ok {
@@ -217,7 +217,7 @@ func (i *Identity) CompleteRegistration(ctx context.Context, by actor.Actor, reg
 		}
 		us := clock.Micros(now)
 		e.Resource = "device " + out.Device
-		return insertDevice(ctx, tx, deviceRow{
+		return i.rows.insertDevice(ctx, tx, deviceRow{
 			id: out.Device, customer: out.Customer, jkt: by.Key, status: authorised, added: us, seen: us,
 			name: ring.Seal(place("device", out.Customer, out.Device), []byte(cleanName(deviceName))),
 		})

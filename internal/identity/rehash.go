@@ -48,7 +48,7 @@ func (i *Identity) rehash(ctx context.Context) error {
 			return err
 		}
 		if err := i.DB.Update(ctx, func(tx *db.Tx) error {
-			return replaceHash(ctx, tx, r.customer, r.old, fresh)
+			return i.rows.replaceHash(ctx, tx, r.customer, r.old, fresh)
 		}); err != nil {
 			return err
 		}
