@@ -8,6 +8,7 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+	"unicode"
 
 	"github.com/spf13/cobra"
 
@@ -89,7 +90,7 @@ func printReport(w io.Writer, r audit.Report, took time.Duration) error {
 		if f.Index >= 0 {
 			place = fmt.Sprintf("index %d", f.Index)
 		}
-		fmt.Fprintf(out, "  %s\t%s\t%s\t%s\n", f.Kind, event, place, f.Detail)
+		fmt.Fprintf(out, "  %s\t%s\t%s\t%s\n", f.Kind, printable(event), place, printable(f.Detail))
 	}
 	if r.Pending > 0 {
 		fmt.Fprintf(out, "  waiting for the next checkpoint\t%d\n", r.Pending)
@@ -100,7 +101,7 @@ func printReport(w io.Writer, r audit.Report, took time.Duration) error {
 			label = "checkpoint"
 		}
 		if l != "" {
-			fmt.Fprintf(out, "  %s\t%s\n", label, l)
+			fmt.Fprintf(out, "  %s\t%s\n", label, printable(l))
 		}
 	}
 	fmt.Fprintf(out, "  took\t%v\n", took.Round(time.Millisecond))
@@ -122,6 +123,7 @@ func newAuditTail() *cobra.Command {
 			}
 			defer o.Close()
 			after := ""
+			forged := make(map[string]bool)
 			for {
 				entries, err := o.Tail(cmd.Context(), after, limit)
 				if err != nil {
@@ -131,7 +133,13 @@ func newAuditTail() *cobra.Command {
 					return err
 				}
 				for _, e := range entries {
-					after = e.ID
+					if e.Outcome != audit.Unverified {
+						after = e.ID
+					} else if forged[e.ID] {
+						continue // its id may be any: it comes again
+					} else {
+						forged[e.ID] = true
+					}
 					if err := printEntry(cmd.OutOrStdout(), e, asJSON); err != nil {
 						return err
 					}
@@ -158,7 +166,7 @@ func printEntry(w io.Writer, e audit.Entry, asJSON bool) error {
 	if asJSON {
 		return json.NewEncoder(w).Encode(e)
 	}
-	_, err := fmt.Fprintln(w, entryLine(e))
+	_, err := fmt.Fprintln(w, printable(entryLine(e)))
 	return err
 }
 
@@ -168,10 +176,23 @@ func printJSON(w io.Writer, v any) error {
 	return e.Encode(v)
 }
 
+// printable returns s without what a terminal would act upon instead of showing it.
+func printable(s string) string {
+	return strings.Map(func(c rune) rune {
+		if c != ' ' && !unicode.IsPrint(c) {
+			return unicode.ReplacementChar
+		}
+		return c
+	}, s)
+}
+
 // entryLine is one event for people: when, who, what, on what, and how it ended.
 func entryLine(e audit.Entry) string {
 	var b strings.Builder
 	mark := map[audit.Outcome]string{audit.Granted: "✓", audit.Denied: "✗", audit.Failed: "!"}[e.Outcome]
+	if mark == "" {
+		mark = "?" // audit.Unverified
+	}
 	who := string(e.Actor.Kind)
 	if e.Actor.ID != "" {
 		who = e.Actor.ID
@@ -188,6 +209,9 @@ func entryLine(e audit.Entry) string {
 	}
 	if address := e.Personal["address"]; address != "" {
 		fmt.Fprintf(&b, "  from %s", address)
+	}
+	if e.Outcome == audit.Unverified {
+		b.WriteString("  NOT WRITTEN BY STRONGROOM, OR ALTERED SINCE")
 	}
 	return b.String()
 }

@@ -126,11 +126,13 @@ func serve(ctx context.Context, c config.Config, readyFile string, ready func(ap
 		if err = writeReady(file, server.URLs()); err != nil {
 			break
 		}
-		defer os.Remove(file)
 	}
 	if err == nil {
 		ready(server.URLs())
 		err = wait(ctx, server, log)
+	}
+	for _, file := range files {
+		_ = os.Remove(file) // while the folder is still locked: it may be the next server's afterwards
 	}
 	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.Listeners.Drain+30*time.Second)
 	defer cancel()

@@ -53,7 +53,10 @@ type peerKey struct{}
 
 func serveControl(house *House, data string, log *slog.Logger) (*control, error) {
 	path := filepath.Join(data, socketName)
-	// The data folder is locked by this process, so a socket that is there is left from a crash.
+	if err := house.lockFolder(); err != nil {
+		return nil, err
+	}
+	// No other server runs on the folder, so a socket that is there is left from a crash.
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("control socket: %w", err)
 	}
@@ -112,7 +115,7 @@ func (c *control) by(r *http.Request) operator {
 	if !ok {
 		by = actor.Actor{Kind: actor.Anonymous} // the rooms refuse it
 	}
-	return operator{c.house, by}
+	return operator{c.house, by, false}
 }
 
 // line is one line of an answer: progress, the result, or why there is none.

@@ -14,6 +14,7 @@ import (
 	"strings"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sys/unix"
 
 	"strongroom/internal/actor"
 	"strongroom/internal/audit"
@@ -26,6 +27,7 @@ import (
 	"strongroom/internal/keyring"
 	_ "strongroom/internal/keyring/kms" // the key-management services that root_key.url may name
 	"strongroom/internal/policy"
+	"strongroom/internal/problem"
 	"strongroom/internal/vault"
 )
 
@@ -57,10 +59,10 @@ type House struct {
 
 	root keyring.Root
 	log  *slog.Logger
+	lock *os.File // of the data folder, while a server runs on it
 }
 
-// openHouse opens what Init has made. The actor is who asks for it; keys that are made because
-// they are missing are made in its name.
+// openHouse opens what Init has made, in the name of the actor.
 func openHouse(ctx context.Context, c config.Config, by actor.Actor, log *slog.Logger) (_ *House, err error) {
 	h := &House{Config: c, Metrics: prometheus.NewRegistry(), log: log}
 	defer func() {
@@ -98,15 +100,16 @@ func (h *House) open(ctx context.Context, by actor.Actor, create bool) error {
 	}
 	holder := id.New("run")
 	h.Jobs = jobs.New(h.DB, jobs.Options{Holder: holder, Clock: clock.System, Log: h.log, Metrics: h.Metrics})
-	if err := h.openTrail(ctx, by, holder); err != nil {
+	if err := h.openTrail(ctx, by, holder, create); err != nil {
 		return err
 	}
+	h.Jobs.Add(h.Trail.Watch())
 	return h.openVault()
 }
 
 // openTrail makes the two rooms that need each other: keys, whose making is an event, and the
 // trail, whose events are sealed and signed with keys.
-func (h *House) openTrail(ctx context.Context, by actor.Actor, holder string) (err error) {
+func (h *House) openTrail(ctx context.Context, by actor.Actor, holder string, create bool) (err error) {
 	connect := func(k *keyring.Keyring) keyring.Recorder {
 		h.Trail = audit.New(h.DB, k, audit.Options{
 			Clock: clock.System, Log: h.log, Metrics: h.Metrics, Holder: holder,
@@ -118,7 +121,7 @@ func (h *House) openTrail(ctx context.Context, by actor.Actor, holder string) (e
 		}
 	}
 	h.Ring, err = keyring.Open(ctx, by, keyring.Options{
-		DB: h.DB, Root: h.root, Connect: connect, Clock: clock.System, Log: h.log, Metrics: h.Metrics,
+		DB: h.DB, Root: h.root, Create: create, Connect: connect, Clock: clock.System, Log: h.log, Metrics: h.Metrics,
 		KEKEvery: h.Config.Keys.KEKEvery, Rate: h.Config.Keys.RotationRate,
 	})
 	return err
@@ -140,6 +143,39 @@ func openRoot(ctx context.Context, c config.Config) (keyring.Root, error) {
 	return opened, nil
 }
 
+// lockFolder keeps a second server off the data folder for as long as this one is open: the embedded
+// database would refuse it, but with PostgreSQL it would take this one's control socket and ready file.
+// The kernel lets go of the lock with the process, however that ends.
+func (h *House) lockFolder() error {
+	path := filepath.Join(h.Config.Data, "server.lock")
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return fmt.Errorf("data folder: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		_ = f.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return fmt.Errorf("%s is held: another server runs on this data folder: stop it, or give this one a folder of its own", path)
+		}
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	h.lock = f
+	return nil
+}
+
+// settle gives every event its place in the log and remembers the last checkpoint.
+func (h *House) settle(ctx context.Context) error {
+	for {
+		n, err := h.Trail.Sequence(ctx)
+		if err != nil {
+			return errors.Join(err, h.Trail.Remember())
+		}
+		if n == 0 {
+			return h.Trail.Remember()
+		}
+	}
+}
+
 // Close closes what was opened, last first.
 func (h *House) Close() error {
 	var errs []error
@@ -148,6 +184,9 @@ func (h *House) Close() error {
 	}
 	if h.root != nil {
 		errs = append(errs, h.root.Close())
+	}
+	if h.lock != nil {
+		errs = append(errs, h.lock.Close())
 	}
 	return errors.Join(errs...)
 }
@@ -229,15 +268,28 @@ func newPassphrase() string {
 	return strings.Join(append(groups, text), "-")
 }
 
+// writeFile makes a file that is not there yet, whole or not at all.
 func writeFile(path, text string) error {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	draft := path + ".new"
+	if err := os.Remove(draft); err != nil && !errors.Is(err, fs.ErrNotExist) { // left by an init that was cut short
+		return err
+	}
+	f, err := os.OpenFile(draft, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}
-	if _, err = f.WriteString(text); err == nil {
-		err = f.Sync()
+	_, err = f.WriteString(text)
+	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
+		err = os.Link(draft, path) // which, unlike Rename, does not replace
 	}
-	return errors.Join(err, f.Close())
+	if err = errors.Join(err, os.Remove(draft)); err != nil {
+		return err
+	}
+	folder, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	return errors.Join(folder.Sync(), folder.Close())
 }
 
 // Operate returns the installation's operator: its running server, or the installation itself.
@@ -251,16 +303,24 @@ func Operate(ctx context.Context, c config.Config, log *slog.Logger) (Operator, 
 	if err != nil {
 		return nil, err
 	}
-	return operator{h, by}, nil
+	return operator{h, by, true}, nil
 }
 
 // operator is House in the name of one caller.
 type operator struct {
 	house *House
 	by    actor.Actor
+	alone bool // no server runs on the folder
 }
 
 func (o operator) Verify(ctx context.Context, progress func(done, total int64)) (audit.Report, error) {
+	if o.alone {
+		// What the last server left behind waits for nobody else. When it cannot be sequenced, Verify
+		// says why.
+		if err := o.house.settle(ctx); err != nil {
+			o.house.log.WarnContext(ctx, "the trail was not brought up to date", "error", err)
+		}
+	}
 	return o.house.Trail.Verify(ctx, o.by, progress)
 }
 
@@ -269,14 +329,14 @@ func (o operator) Tail(ctx context.Context, after string, limit int) ([]audit.En
 }
 
 func (o operator) Keys(ctx context.Context) ([]keyring.Info, error) {
-	return o.house.Ring.List(ctx, o.by)
+	infos, err := o.house.Ring.List(ctx, o.by)
+	if p := problem.Of(err); p != nil && p.Kind() == problem.Forbidden {
+		return nil, o.house.Trail.Deny(ctx, o.by, audit.Event{Action: keyring.ActionList, Resource: "keys"}, p)
+	}
+	return infos, err
 }
 
 // Close brings the trail up to date and closes the installation.
 func (o operator) Close() error {
-	n, err := 1, error(nil)
-	for n > 0 && err == nil { // an import leaves many events
-		n, err = o.house.Trail.Sequence(context.Background())
-	}
-	return errors.Join(err, o.house.Close())
+	return errors.Join(o.house.settle(context.Background()), o.house.Close())
 }

@@ -283,8 +283,6 @@ func (s *Server) Close(ctx context.Context) error {
 	}
 	errs = append(errs, s.house.Jobs.Stop(ctx))
 	s.stop()
-	if _, err := s.house.Trail.Sequence(ctx); err != nil {
-		errs = append(errs, err)
-	}
+	errs = append(errs, s.house.settle(ctx))
 	return errors.Join(append(errs, s.house.Close())...)
 }

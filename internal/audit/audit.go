@@ -144,6 +144,8 @@ type Trail struct {
 	wake      func()
 	committed map[Outcome]func()
 
+	born time.Time // by clock
+
 	sequencer sequencer
 }
 
@@ -158,6 +160,7 @@ func New(d *db.DB, keys Keys, o Options) *Trail {
 	t := &Trail{
 		db: d, keys: keys, clock: o.Clock, log: o.Log, holder: o.Holder, remember: o.Remember,
 		metrics: newMetrics(o.Metrics), wake: o.Wake, committed: make(map[Outcome]func()),
+		born: o.Clock.Now(),
 	}
 	for _, outcome := range []Outcome{Granted, Denied, Failed} {
 		counter := t.metrics.events.WithLabelValues(string(outcome))
@@ -245,6 +248,9 @@ func (t *Trail) Record(ctx context.Context, tx *db.Tx, by actor.Actor, e Event) 
 		}
 		if ring != nil {
 			s.plain = appendPersonal(s.plain[:0], e.Personal, address, key)
+			if len(s.plain) > maxSealed-1024 {
+				return errors.New("audit: an event has too large a personal part")
+			}
 			s.sealed = ring.AppendSeal(s.sealed[:0], sealPlace(r.id, r.customer), s.plain)
 			r.sealedUnder, r.commitment, r.sealed = under, commit(s.plain), s.sealed
 		}
@@ -362,6 +368,8 @@ func (t *Trail) alone(ctx context.Context, by actor.Actor, e Event) error {
 func classify(err error) (Outcome, string) {
 	p := problem.Of(err)
 	switch {
+	case errors.Is(err, db.ErrOutcomeUnknown):
+		return Failed, "outcome-unknown"
 	case p != nil && p.Kind() < problem.Internal:
 		return Denied, p.Slug()
 	case p != nil:
@@ -396,13 +404,13 @@ func newMetrics(r prometheus.Registerer) *metrics {
 			Name: "strongroom_audit_events_total", Help: "Events committed to the trail, by outcome.",
 		}, []string{"outcome"})),
 		pending: register(r, prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "strongroom_audit_pending", Help: "Events that the sequencer found waiting at its last look.",
+			Name: "strongroom_audit_pending", Help: "Events that waited for their place in the log at this replica's last look.",
 		})),
 		quarantined: register(r, prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "strongroom_audit_quarantined", Help: "Events in the queue that Strongroom did not write, or that are damaged. Run audit verify.",
 		})),
 		lag: register(r, prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "strongroom_audit_lag_seconds", Help: "Age of the oldest event that waited at the sequencer's last look.",
+			Name: "strongroom_audit_lag_seconds", Help: "Age of the oldest event that waited at this replica's last look.",
 		})),
 		size: register(r, prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "strongroom_audit_tree_size", Help: "Events in the log.",

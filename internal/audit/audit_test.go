@@ -70,7 +70,7 @@ func (h *house) newCustomer() customer.ID {
 func (h *house) erase(c customer.ID) {
 	h.t.Helper()
 	h.exec(`DELETE FROM data_key WHERE customer_id = $1`, c)
-	h.exec(`INSERT INTO data_key_tombstone (customer_id, erased_at) VALUES ($1, 1)`, c)
+	h.exec(`INSERT INTO data_key_tombstone (customer_id, erased_at, mac) VALUES ($1, 1, $2)`, c, h.ring.TombstoneMAC(c, 1))
 	h.ring.Forget(c)
 }
 
@@ -261,6 +261,7 @@ func TestDo(t *testing.T) {
 		{"denied and kept", func(tx *db.Tx, e *audit.Event) error { e.Deny(forbidden); return nil }, forbidden, nil, true, audit.Denied, "not-yours"},
 		{"failed", func(tx *db.Tx, e *audit.Event) error { return broken }, broken, nil, false, audit.Failed, "record-unreadable"},
 		{"failed and kept", func(tx *db.Tx, e *audit.Event) error { e.Deny(broken); return nil }, broken, nil, true, audit.Failed, "record-unreadable"},
+		{"unknown commit", func(tx *db.Tx, e *audit.Event) error { return broken.Because(db.ErrOutcomeUnknown) }, broken, nil, false, audit.Failed, "outcome-unknown"},
 		{"unclassified", func(tx *db.Tx, e *audit.Event) error { return context.Canceled }, context.Canceled, nil, false, audit.Failed, "cancelled"},
 		{"unknown", func(tx *db.Tx, e *audit.Event) error { return errSome }, errSome, nil, false, audit.Failed, "internal-error"},
 		{"panic", func(tx *db.Tx, e *audit.Event) error { panic("boom") }, nil, "boom", false, audit.Failed, "panic"},

@@ -33,7 +33,13 @@ const (
 	// steady traffic does not sign one for every event.
 	spacing = 400 * time.Millisecond
 	// rememberEvery is how often the newest checkpoint is stored in Options.Remember.
-	rememberEvery = 5 * time.Second
+	rememberEvery = time.Second
+	// watchEvery is how often every replica looks at the log, whoever holds the sequencer's lease.
+	watchEvery = 2 * time.Second
+	// maxWait is how long an event may wait for its place before that is an alarm.
+	maxWait = 30 * time.Second
+	// complainEvery is how often the log says that events wait.
+	complainEvery = time.Minute
 	// maxTold bounds the quarantined events that are remembered as reported.
 	maxTold = 10_000
 )
@@ -58,7 +64,9 @@ type sequencer struct {
 	loaded bool      // Options.Remember was read
 
 	last     time.Time // when a checkpoint was signed here last
+	kept     tlog.Tree // what Options.Remember has
 	stored   time.Time // when Options.Remember was given one last
+	said     time.Time // when it was logged last that events wait
 	told     map[string]struct{}
 	unlogged bool // Options.Remember failed, and it was said
 }
@@ -67,6 +75,59 @@ type sequencer struct {
 // when Options.Wake is called.
 func (t *Trail) Job() jobs.Job {
 	return jobs.Job{Name: JobName, Every: pace, Run: t.sequenceAll, Leased: true, Quiet: true}
+}
+
+// Watch returns the job with which every replica, leased or not, looks at the log: it remembers the
+// newest checkpoint, so that all can notice a log that was changed, and measures how long events
+// wait, so that a sequencer that stands still is noticed wherever it should run.
+func (t *Trail) Watch() jobs.Job {
+	return jobs.Job{Name: "audit.watch", Every: watchEvery, Run: t.look, Quiet: true}
+}
+
+func (t *Trail) look(ctx context.Context) error {
+	s := &t.sequencer
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var waiting int64
+	var oldest time.Duration
+	var size int64
+	err := t.db.View(ctx, func(tx *db.Tx) error {
+		h, err := selectHead(ctx, tx)
+		if errors.Is(err, sql.ErrNoRows) {
+			return fmt.Errorf("%w (log_head is empty)", errTampered)
+		}
+		if err != nil {
+			return err
+		}
+		good, bad, err := t.pending(ctx, tx)
+		if err != nil {
+			return err
+		}
+		waiting, size, oldest = int64(len(good)), h.size, 0
+		if waiting == maxBatch {
+			if waiting, err = countPending(ctx, tx); err != nil {
+				return err
+			}
+		}
+		for i := range good {
+			oldest = max(oldest, t.age(good[i].madeAt))
+		}
+		t.metrics.quarantined.Set(float64(bad))
+		t.metrics.pending.Set(float64(waiting))
+		t.metrics.lag.Set(oldest.Seconds())
+		t.metrics.size.Set(float64(size))
+		return t.proceed(ctx, tx, h)
+	})
+	if oldest > maxWait && time.Since(s.said) > complainEvery {
+		s.said = time.Now()
+		t.log.Warn("events wait for their place in the log: the sequencer stands still, on whichever replica it should run",
+			"waiting", waiting, "oldest", oldest.Round(time.Second))
+	}
+	if err != nil {
+		return err
+	}
+	t.memorize()
+	return nil
 }
 
 func (t *Trail) sequenceAll(ctx context.Context) error {
@@ -103,18 +164,28 @@ func (t *Trail) sequenceAll(ctx context.Context) error {
 func (t *Trail) Sequence(ctx context.Context) (int, error) {
 	t.sequencer.mu.Lock()
 	defer t.sequencer.mu.Unlock()
+	var first head
 	for attempt := 0; ; attempt++ {
 		b, err := t.prepare(ctx)
 		if err == nil && len(b.events) > 0 {
 			err = t.integrate(ctx, b)
 		}
 		if err == nil {
+			if len(b.events) == 0 {
+				t.memorize()
+			}
 			return len(b.events), nil
 		}
 		if !errors.Is(err, errMoved) {
 			return 0, err
 		}
+		if attempt == 0 {
+			first = b.old
+		}
 		if attempt == 20 {
+			if b.old == first {
+				return 0, fmt.Errorf("%w (the log cannot be moved on, and nobody else has moved it)", errTampered)
+			}
 			return 0, nil // it is being done, only not by us
 		}
 		select {
@@ -177,7 +248,7 @@ func (t *Trail) prepare(ctx context.Context) (b *batch, err error) {
 		return cmp.Or(cmp.Compare(x.madeAt, y.madeAt), cmp.Compare(x.id, y.id))
 	})
 	b.oldest = b.events[0].madeAt
-	m.lag.Set(t.age(b.oldest))
+	m.lag.Set(t.age(b.oldest).Seconds())
 
 	b.edge = t.sequencer.edge.clone()
 	var leaf []byte
@@ -197,15 +268,17 @@ func (t *Trail) prepare(ctx context.Context) (b *batch, err error) {
 	return b, err
 }
 
-func (t *Trail) age(madeAt int64) float64 {
-	return max(0, t.clock.Now().Sub(clock.FromMicros(madeAt)).Seconds())
+func (t *Trail) age(madeAt int64) time.Duration {
+	return max(0, t.clock.Now().Sub(clock.FromMicros(madeAt)))
 }
 
 // proceed makes the head that the snapshot shows the tree that the sequencer works on, if its
 // checkpoint is ours and it continues what was seen before.
 func (t *Trail) proceed(ctx context.Context, tx *db.Tx, h head) error {
 	s := &t.sequencer
-	t.recall()
+	if err := t.recall(); err != nil {
+		return err
+	}
 	if s.edge != nil && h.size == s.seen.N && h.root == s.seen.Hash.String() && h.note == string(s.signed) {
 		return nil
 	}
@@ -258,21 +331,22 @@ func (t *Trail) headTree(h head) (tlog.Tree, error) {
 
 var emptyRoot, _ = tlog.TreeHash(0, nil)
 
-// recall reads Options.Remember, once.
-func (t *Trail) recall() {
+// recall reads Options.Remember, once. A checkpoint that our keys did not sign is no reason to forget
+// what was seen: the keys may be what was exchanged. So nothing goes on, and it is not overwritten.
+func (t *Trail) recall() error {
 	s := &t.sequencer
 	if s.loaded {
-		return
+		return nil
 	}
-	s.loaded = true
 	tree, signed, err := t.remembered()
 	if err != nil {
-		t.log.Error("the remembered checkpoint of the trail is not usable", "error", err)
-		return
+		return fmt.Errorf("%w (the remembered checkpoint, %v, is not usable: %w)", ErrRolledBack, t.remember, err)
 	}
+	s.loaded, s.kept = true, tree
 	if tree.N > s.seen.N {
 		s.seen, s.signed, s.edge = tree, signed, nil
 	}
+	return nil
 }
 
 // remembered returns the checkpoint in Options.Remember; nil without one.
@@ -294,15 +368,34 @@ func (t *Trail) remembered() (tlog.Tree, []byte, error) {
 // memorize gives Options.Remember the newest checkpoint, not more often than needed.
 func (t *Trail) memorize() {
 	s := &t.sequencer
-	if t.remember == nil || s.signed == nil || time.Since(s.stored) < rememberEvery {
+	if time.Since(s.stored) < rememberEvery {
 		return
 	}
-	s.stored = time.Now()
-	err := t.remember.Store(s.signed)
+	err := t.memorizeNow()
 	if err != nil && !s.unlogged {
 		t.log.Error("the checkpoint of the trail could not be remembered outside of the database", "error", err)
 	}
 	s.unlogged = err != nil
+}
+
+// Remember gives Options.Remember the newest checkpoint at once: for the end of the process.
+func (t *Trail) Remember() error {
+	t.sequencer.mu.Lock()
+	defer t.sequencer.mu.Unlock()
+	return t.memorizeNow()
+}
+
+func (t *Trail) memorizeNow() error {
+	s := &t.sequencer
+	if t.remember == nil || !s.loaded || len(s.signed) == 0 || s.kept == s.seen {
+		return nil
+	}
+	s.stored = time.Now()
+	if err := t.remember.Store(s.signed); err != nil {
+		return err
+	}
+	s.kept = s.seen
+	return nil
 }
 
 // pending returns the next events to be given a place, and how many there are that get none.
@@ -310,7 +403,7 @@ func (t *Trail) pending(ctx context.Context, tx *db.Tx) (good []placed, bad int,
 	var leaf []byte
 	after := ""
 	for {
-		page, err := selectPending(ctx, tx, after, maxBatch-len(good))
+		page, err := selectPending(ctx, tx, after, maxBatch)
 		if err != nil {
 			return nil, 0, err
 		}
@@ -318,24 +411,21 @@ func (t *Trail) pending(ctx context.Context, tx *db.Tx) (good []placed, bad int,
 			return good, bad, nil
 		}
 		after = page[len(page)-1].event
-		kept := page[:0]
 		for i := range page {
 			p := &page[i]
 			leaf = p.appendLeaf(leaf[:0])
-			if why := t.inadmissible(p, leaf); why != "" {
+			why := t.inadmissible(p, leaf)
+			if why == "" && len(good) > 0 && good[len(good)-1].event == p.event {
+				why = "is there twice"
+			}
+			if why != "" {
 				bad++
 				t.tell(p.event, why)
 				continue
 			}
-			kept = append(kept, *p)
-		}
-		if good == nil {
-			good = kept
-		} else {
-			good = append(good, kept...)
-		}
-		if len(good) == maxBatch {
-			return good, bad, nil
+			if good = append(good, *p); len(good) == maxBatch {
+				return good, bad, nil
+			}
 		}
 	}
 }
@@ -442,7 +532,7 @@ func (t *Trail) integrate(ctx context.Context, b *batch) error {
 	t.memorize()
 	t.metrics.size.Set(float64(b.tree.N))
 	t.metrics.batch.Observe(float64(len(b.events)))
-	t.metrics.latency.Observe(t.age(b.oldest))
+	t.metrics.latency.Observe(t.age(b.oldest).Seconds())
 	t.metrics.pending.Sub(float64(len(b.events)))
 	return nil
 }

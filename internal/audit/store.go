@@ -11,16 +11,18 @@ import (
 )
 
 func insertEvent(ctx context.Context, tx *db.Tx, r *row) error {
-	_, err := tx.Exec(ctx, `
+	n, err := tx.Exec(ctx, `
 		INSERT INTO event (id, version, made_at, actor_kind, actor_id, device_id, session_id, action, resource,
 			customer_id, outcome, reason, transaction_id, request_id, sealed_under, commitment, sealed, mac_version, mac)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)`,
 		r.id, r.version, r.madeAt, r.actorKind, r.actorID, r.device, r.session, r.action, r.resource,
 		r.customer, r.outcome, r.reason, r.transaction, r.request, r.sealedUnder, r.commitment, r.sealed, r.macVersion, r.mac)
-	if err != nil {
-		return err
+	if err == nil && n == 1 {
+		n, err = tx.Exec(ctx, `INSERT INTO event_pending (event_id) VALUES ($1)`, r.id)
 	}
-	_, err = tx.Exec(ctx, `INSERT INTO event_pending (event_id) VALUES ($1)`, r.id)
+	if err == nil && n != 1 { // a trigger or a rule swallowed it
+		err = errors.New("audit: the database did not keep an event")
+	}
 	return err
 }
 
@@ -31,11 +33,37 @@ type placed struct {
 	index int64  // -1 without a place
 }
 
-// eventColumns may stand in an outer join: an event that is missing has version 0.
-const eventColumns = `COALESCE(e.version, 0), COALESCE(e.made_at, 0), COALESCE(e.actor_kind, ''), COALESCE(e.actor_id, ''),
-	COALESCE(e.device_id, ''), COALESCE(e.session_id, ''), COALESCE(e.action, ''), COALESCE(e.resource, ''),
-	COALESCE(e.customer_id, ''), COALESCE(e.outcome, ''), COALESCE(e.reason, ''), COALESCE(e.transaction_id, ''),
-	COALESCE(e.request_id, ''), COALESCE(e.sealed_under, ''), e.commitment, e.sealed, COALESCE(e.mac_version, 0), e.mac`
+// A planted row may be of any length, and must not fill the memory of whoever looks at it. A text that
+// is longer than Record makes it reads tooLong, which no genuine one does, as clean leaves no control
+// character; of bytes one more is read than Record makes.
+const (
+	tooLong   = "\x01too long"
+	maxSealed = 64 << 10
+)
+
+func boundedText(column string) string {
+	return `CASE WHEN octet_length(` + column + `) <= 256 THEN ` + column + ` WHEN ` + column + ` IS NULL THEN '' ELSE '` + tooLong + `' END`
+}
+
+// eventColumns may stand in an outer join: an event that is missing has version 0. leafColumns leave
+// out the sealed part, which the leaf does not hold.
+var (
+	eventColumns = columnsOf(`substr(e.sealed, 1, 65537)`) // maxSealed + 1
+	leafColumns  = columnsOf(`NULL`)
+)
+
+func columnsOf(sealed string) string {
+	all := []string{`COALESCE(e.version, 0)`, `COALESCE(e.made_at, 0)`}
+	for _, c := range []string{"actor_kind", "actor_id", "device_id", "session_id", "action", "resource", "customer_id",
+		"outcome", "reason", "transaction_id", "request_id", "sealed_under"} {
+		all = append(all, boundedText("e."+c))
+	}
+	return strings.Join(append(all, `substr(e.commitment, 1, 65)`, sealed, `COALESCE(e.mac_version, 0)`, `substr(e.mac, 1, 65)`), ", ")
+}
+
+// isShort is the condition that an id is not longer than Strongroom makes them; countLong counts the
+// others.
+func isShort(column string) string { return `octet_length(` + column + `) <= 256` }
 
 func scanPlaced(rows *sql.Rows, p *placed) error {
 	err := rows.Scan(&p.event, &p.index, &p.version, &p.madeAt, &p.actorKind, &p.actorID, &p.device, &p.session,
@@ -63,11 +91,11 @@ func queryPlaced(ctx context.Context, tx *db.Tx, into []placed, query string, ar
 // selectPending returns what waits after the id given, in order of the ids.
 func selectPending(ctx context.Context, tx *db.Tx, after string, limit int) ([]placed, error) {
 	return queryPlaced(ctx, tx, make([]placed, 0, 64), `
-		SELECT p.event_id, COALESCE(l.idx, -1), `+eventColumns+`
+		SELECT p.event_id, COALESCE(l.idx, -1), `+leafColumns+`
 		FROM event_pending p
 		LEFT JOIN event e ON e.id = p.event_id
 		LEFT JOIN event_leaf l ON l.event_id = p.event_id
-		WHERE p.event_id > $1 ORDER BY p.event_id LIMIT $2`, after, limit)
+		WHERE p.event_id > $1 AND `+isShort("p.event_id")+` ORDER BY p.event_id LIMIT $2`, after, limit)
 }
 
 func countPending(ctx context.Context, tx *db.Tx) (n int64, err error) {
@@ -78,17 +106,17 @@ func countPending(ctx context.Context, tx *db.Tx) (n int64, err error) {
 // selectLeaves returns the events with an index from lo to hi-1 in order; places may be missing.
 func selectLeaves(ctx context.Context, tx *db.Tx, lo, hi int64) ([]placed, error) {
 	return queryPlaced(ctx, tx, make([]placed, 0, hi-lo), `
-		SELECT l.event_id, l.idx, `+eventColumns+`
+		SELECT `+boundedText("l.event_id")+`, l.idx, `+eventColumns+`
 		FROM event_leaf l LEFT JOIN event e ON e.id = l.event_id
-		WHERE l.idx >= $1 AND l.idx < $2 ORDER BY l.idx`, lo, hi)
+		WHERE l.idx >= $1 AND l.idx < $2 ORDER BY l.idx LIMIT $3`, lo, hi, 2*(hi-lo))
 }
 
-// selectStrays returns the places from index size on, at most limit.
+// selectStrays returns the places that are not from 0 to size-1, at most limit.
 func selectStrays(ctx context.Context, tx *db.Tx, size int64, limit int) ([]placed, error) {
 	return queryPlaced(ctx, tx, nil, `
-		SELECT l.event_id, l.idx, `+eventColumns+`
+		SELECT `+boundedText("l.event_id")+`, l.idx, `+leafColumns+`
 		FROM event_leaf l LEFT JOIN event e ON e.id = l.event_id
-		WHERE l.idx >= $1 ORDER BY l.idx LIMIT $2`, size, limit)
+		WHERE l.idx < 0 OR l.idx >= $1 ORDER BY l.idx LIMIT $2`, size, limit)
 }
 
 // selectNewest returns the newest events, newest first.
@@ -96,7 +124,7 @@ func selectNewest(ctx context.Context, tx *db.Tx, limit int) ([]placed, error) {
 	return queryPlaced(ctx, tx, nil, `
 		SELECT e.id, COALESCE(l.idx, -1), `+eventColumns+`
 		FROM event e LEFT JOIN event_leaf l ON l.event_id = e.id
-		ORDER BY e.id DESC LIMIT $1`, limit)
+		WHERE `+isShort("e.id")+` ORDER BY e.id DESC LIMIT $1`, limit)
 }
 
 // selectAfter returns the events after the id given, oldest first.
@@ -104,24 +132,24 @@ func selectAfter(ctx context.Context, tx *db.Tx, after string, limit int) ([]pla
 	return queryPlaced(ctx, tx, nil, `
 		SELECT e.id, COALESCE(l.idx, -1), `+eventColumns+`
 		FROM event e LEFT JOIN event_leaf l ON l.event_id = e.id
-		WHERE e.id > $1 ORDER BY e.id LIMIT $2`, after, limit)
+		WHERE e.id > $1 AND `+isShort("e.id")+` ORDER BY e.id LIMIT $2`, after, limit)
 }
 
 // selectOrphans looks at the next span events after the id given and returns those that neither
 // have a place nor wait for one, and the id of the last that it looked at; empty means that there
 // are no more.
 func selectOrphans(ctx context.Context, tx *db.Tx, after string, span int) (orphans []placed, last string, err error) {
-	err = tx.QueryRow(ctx, `SELECT id FROM event WHERE id > $1 ORDER BY id LIMIT 1 OFFSET $2`, after, span-1).Scan(&last)
+	err = tx.QueryRow(ctx, `SELECT id FROM event WHERE id > $1 AND `+isShort("id")+` ORDER BY id LIMIT 1 OFFSET $2`, after, span-1).Scan(&last)
 	if errors.Is(err, sql.ErrNoRows) {
-		err = tx.QueryRow(ctx, `SELECT COALESCE(max(id), '') FROM event WHERE id > $1`, after).Scan(&last)
+		err = tx.QueryRow(ctx, `SELECT COALESCE(max(id), '') FROM event WHERE id > $1 AND `+isShort("id"), after).Scan(&last)
 	}
 	if err != nil || last == "" {
 		return nil, "", err
 	}
 	orphans, err = queryPlaced(ctx, tx, nil, `
-		SELECT e.id, -1, `+eventColumns+`
+		SELECT e.id, -1, `+leafColumns+`
 		FROM event e
-		WHERE e.id > $1 AND e.id <= $2
+		WHERE e.id > $1 AND e.id <= $2 AND `+isShort("e.id")+`
 			AND NOT EXISTS (SELECT 1 FROM event_leaf l WHERE l.event_id = e.id)
 			AND NOT EXISTS (SELECT 1 FROM event_pending p WHERE p.event_id = e.id)
 		ORDER BY e.id`, after, last)
@@ -139,7 +167,7 @@ type head struct {
 // selectHead returns sql.ErrNoRows when the row is gone.
 func selectHead(ctx context.Context, tx *db.Tx) (h head, err error) {
 	err = tx.QueryRow(ctx, `
-		SELECT h.size, h.root, h.epoch, COALESCE(c.note, '')
+		SELECT h.size, `+boundedText("h.root")+`, h.epoch, `+boundedNote("c.note")+`
 		FROM log_head h LEFT JOIN log_checkpoint c ON c.size = h.size
 		WHERE h.one = 1`).Scan(&h.size, &h.root, &h.epoch, &h.note)
 	return h, err
@@ -167,13 +195,26 @@ func insertCheckpoint(ctx context.Context, tx *db.Tx, c checkpointRow, madeAt in
 // selectCheckpoints returns the checkpoints of sizes over lo and up to hi, in order.
 func selectCheckpoints(ctx context.Context, tx *db.Tx, lo, hi int64) ([]checkpointRow, error) {
 	return queryCheckpoints(ctx, tx, `
-		SELECT size, epoch, root, note FROM log_checkpoint WHERE size > $1 AND size <= $2 ORDER BY size`, lo, hi)
+		SELECT `+checkpointColumns+` FROM log_checkpoint WHERE size > $1 AND size <= $2 ORDER BY size`, lo, hi)
 }
 
 // selectNewestCheckpoints returns checkpoints of sizes over the one given, the largest first.
 func selectNewestCheckpoints(ctx context.Context, tx *db.Tx, over int64, limit int) ([]checkpointRow, error) {
 	return queryCheckpoints(ctx, tx, `
-		SELECT size, epoch, root, note FROM log_checkpoint WHERE size > $1 ORDER BY size DESC LIMIT $2`, over, limit)
+		SELECT `+checkpointColumns+` FROM log_checkpoint WHERE size > $1 ORDER BY size DESC LIMIT $2`, over, limit)
+}
+
+// selectEmptyCheckpoints returns checkpoints of no events; Strongroom signs none.
+func selectEmptyCheckpoints(ctx context.Context, tx *db.Tx, limit int) ([]checkpointRow, error) {
+	return queryCheckpoints(ctx, tx, `
+		SELECT `+checkpointColumns+` FROM log_checkpoint WHERE size <= 0 ORDER BY size LIMIT $1`, limit)
+}
+
+var checkpointColumns = `size, epoch, ` + boundedText("root") + `, ` + boundedNote("note")
+
+// boundedNote is boundedText for signed notes; see maxNote.
+func boundedNote(column string) string {
+	return `CASE WHEN octet_length(` + column + `) <= 65536 THEN ` + column + ` WHEN ` + column + ` IS NULL THEN '' ELSE '` + tooLong + `' END`
 }
 
 func queryCheckpoints(ctx context.Context, tx *db.Tx, query string, args ...any) ([]checkpointRow, error) {
@@ -193,16 +234,35 @@ func queryCheckpoints(ctx context.Context, tx *db.Tx, query string, args ...any)
 	return list, rows.Err()
 }
 
-// countPlaces returns how many places the log has at most: one more than the largest index.
+// countPlaces returns how many places the log has at most: one more than the largest index that is
+// possible with so many rows, gaps included.
 func countPlaces(ctx context.Context, tx *db.Tx) (n int64, err error) {
-	err = tx.QueryRow(ctx, `SELECT COALESCE(max(idx) + 1, 0) FROM event_leaf`).Scan(&n)
+	err = tx.QueryRow(ctx, `SELECT COALESCE(max(idx) + 1, 0) FROM event_leaf
+		WHERE idx >= 0 AND idx < (SELECT 2 * count(*) + 1024 FROM event_leaf)`).Scan(&n)
 	return n, err
 }
 
-// selectTile returns the hashes of a tile, or nil when it is missing.
+// countLong counts the rows with an id that is longer than Strongroom makes them.
+func countLong(ctx context.Context, tx *db.Tx) (events, waiting int64, err error) {
+	err = tx.QueryRow(ctx, `SELECT count(*) FROM event WHERE NOT `+isShort("id")).Scan(&events)
+	if err == nil {
+		err = tx.QueryRow(ctx, `SELECT count(*) FROM event_pending WHERE NOT `+isShort("event_id")).Scan(&waiting)
+	}
+	return events, waiting, err
+}
+
+// isPending reports whether the event waits for its place.
+func isPending(ctx context.Context, tx *db.Tx, event string) (bool, error) {
+	var n int64
+	err := tx.QueryRow(ctx, `SELECT count(*) FROM event_pending WHERE event_id = $1`, event).Scan(&n)
+	return n > 0, err
+}
+
+// selectTile returns the hashes of a tile, or nil when it is missing. Of one that is longer than a
+// tile can be, it returns one byte too much.
 func selectTile(ctx context.Context, tx *db.Tx, level int, n int64) ([]byte, error) {
 	var hashes []byte
-	err := tx.QueryRow(ctx, `SELECT hashes FROM log_tile WHERE level = $1 AND n = $2`, level, n).Scan(&hashes)
+	err := tx.QueryRow(ctx, `SELECT substr(hashes, 1, 8193) FROM log_tile WHERE level = $1 AND n = $2`, level, n).Scan(&hashes)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, nil
 	}
@@ -211,7 +271,7 @@ func selectTile(ctx context.Context, tx *db.Tx, level int, n int64) ([]byte, err
 
 // selectTiles returns the hashes of the tiles of a level with numbers from lo to hi-1.
 func selectTiles(ctx context.Context, tx *db.Tx, level int, lo, hi int64) (map[int64][]byte, error) {
-	rows, err := tx.Query(ctx, `SELECT n, hashes FROM log_tile WHERE level = $1 AND n >= $2 AND n < $3`, level, lo, hi)
+	rows, err := tx.Query(ctx, `SELECT n, substr(hashes, 1, 8193) FROM log_tile WHERE level = $1 AND n >= $2 AND n < $3`, level, lo, hi)
 	if err != nil {
 		return nil, err
 	}
@@ -226,6 +286,36 @@ func selectTiles(ctx context.Context, tx *db.Tx, level int, lo, hi int64) (map[i
 		tiles[n] = hashes
 	}
 	return tiles, rows.Err()
+}
+
+// selectStrayTiles returns the level and number of tiles that a tree of size does not have.
+func selectStrayTiles(ctx context.Context, tx *db.Tx, size int64, limit int) ([]tile, error) {
+	var list []tile
+	args := []any{tileLevels, limit}
+	where := `level < 0 OR level >= $1 OR n < 0`
+	for level := range tileLevels {
+		w, n := width(size, level)
+		if w > 0 {
+			n++
+		}
+		args = append(args, n)
+		where += ` OR level = ` + strconv.Itoa(level) + ` AND n >= $` + strconv.Itoa(len(args))
+	}
+	rows, err := tx.Query(ctx, `SELECT level, n FROM log_tile WHERE `+where+` ORDER BY level, n LIMIT $2`, args...)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var t tile
+		var level int64
+		if err := rows.Scan(&level, &t.n); err != nil {
+			return nil, err
+		}
+		t.level = int(level)
+		list = append(list, t)
+	}
+	return list, rows.Err()
 }
 
 func upsertTile(ctx context.Context, tx *db.Tx, t tile) error {

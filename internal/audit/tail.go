@@ -21,7 +21,11 @@ const (
 	Unreadable = "[unreadable]" // it was altered, or its key is not here; Verify says more
 )
 
-// Entry is an event as it is shown.
+// Unverified is the outcome that is shown of a row that Strongroom did not write, or that was altered
+// since: nothing in it can be relied on. Its personal part is not opened.
+const Unverified Outcome = "unverified"
+
+// Entry is an event as it is shown. Its texts hold no control characters.
 type Entry struct {
 	ID    string    `json:"id"`
 	Index int64     `json:"index"` // its place in the log; -1 while it has none
@@ -89,7 +93,7 @@ func (t *Trail) Tail(ctx context.Context, by actor.Actor, after string, limit in
 		return nil
 	})
 	if err == nil && !slices.ContainsFunc(entries, func(e Entry) bool {
-		return e.Action != ActionRead || e.Actor.Kind != by.Kind || e.Actor.ID != by.ID
+		return e.Outcome == Unverified || e.Action != ActionRead || e.Actor.Kind != by.Kind || e.Actor.ID != by.ID
 	}) {
 		return entries, nil
 	}
@@ -116,11 +120,19 @@ func mayInspect(by actor.Actor) *problem.Problem {
 
 func (t *Trail) show(ctx context.Context, tx *db.Tx, p *placed, rings rings) (Entry, error) {
 	e := Entry{
-		ID: p.id, Index: p.index, Time: clock.FromMicros(p.madeAt), Action: p.action, Resource: p.resource,
-		Customer: customer.ID(p.customer), Outcome: Outcome(p.outcome), Reason: p.reason,
-		Transaction: p.transaction, Request: p.request,
+		ID: shown(p.id), Index: p.index, Time: clock.FromMicros(p.madeAt), Action: shown(p.action), Resource: shown(p.resource),
+		Customer: customer.ID(shown(p.customer)), Outcome: Outcome(shown(p.outcome)), Reason: shown(p.reason),
+		Transaction: shown(p.transaction), Request: shown(p.request),
 	}
-	e.Actor.Kind, e.Actor.ID, e.Actor.Device, e.Actor.Session = actor.Kind(p.actorKind), p.actorID, p.device, p.session
+	e.Actor.Kind, e.Actor.ID = actor.Kind(shown(p.actorKind)), shown(p.actorID)
+	e.Actor.Device, e.Actor.Session = shown(p.device), shown(p.session)
+	if p.version != leafVersion || t.authentic(&p.row, p.appendLeaf(nil)) != nil {
+		e.Outcome = Unverified
+		if p.madeAt < 0 || p.madeAt > maxTime {
+			e.Time = clock.FromMicros(0) // JSON has no time for it
+		}
+		return e, nil
+	}
 	if p.sealedUnder == underNothing {
 		return e, nil
 	}
@@ -135,6 +147,9 @@ func (t *Trail) show(ctx context.Context, tx *db.Tx, p *placed, rings rings) (En
 	case keyThere:
 		if object, err := p.openPersonal(ring); err == nil {
 			if e.Personal, err = parsePersonal(object); err == nil {
+				for name, value := range e.Personal {
+					e.Personal[name] = clean(value, maxPersonal)
+				}
 				return e, nil
 			}
 		}
@@ -142,6 +157,11 @@ func (t *Trail) show(ctx context.Context, tx *db.Tx, p *placed, rings rings) (En
 	e.Personal = map[string]string{nameAddress: Unreadable}
 	return e, nil
 }
+
+// maxTime is the last microsecond of the year 9999.
+const maxTime = 253402300799999999
+
+func shown(s string) string { return clean(s, maxField) }
 
 // keyState says what became of the key of a personal part.
 type keyState int

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"time"
 
 	"golang.org/x/mod/sumdb/tlog"
 
@@ -29,6 +30,7 @@ const (
 	Reordered  Kind = "reordered"   // it is genuine and stands at another's place
 	Forked     Kind = "forked"      // the log does not have the beginning that was seen before
 	RolledBack Kind = "rolled-back" // the log is shorter than it was seen before
+	Stalled    Kind = "stalled"     // it waits for its place longer than half a minute: nothing sequences
 )
 
 // Finding is one way in which the trail does not hold.
@@ -162,6 +164,9 @@ func (v *verification) run(ctx context.Context) error {
 		return err
 	}
 	v.end()
+	if err := v.outside(ctx); err != nil {
+		return err
+	}
 	if err := v.queue(ctx); err != nil {
 		return err
 	}
@@ -203,11 +208,11 @@ func (v *verification) begin(ctx context.Context) error {
 		if gone = errors.Is(err, sql.ErrNoRows); err != nil && !gone {
 			return err
 		}
-		if places, err = countPlaces(ctx, tx); err != nil {
-			return err
-		}
 		v.size = v.head.size
 		if tree, err := v.headTree(v.head); err != nil {
+			if places, err = countPlaces(ctx, tx); err != nil {
+				return err
+			}
 			v.size = min(max(0, v.head.size), places)
 			if gone {
 				v.size = places
@@ -241,7 +246,7 @@ func (v *verification) begin(ctx context.Context) error {
 		v.find(Altered, "", -1, "log_head, the head of the log, says that it has %d events, and it has %d", v.head.size, v.size)
 	}
 	for _, p := range strays {
-		v.find(Inserted, p.event, p.index, "the event has a place behind the end of the log, which is %d", v.size)
+		v.find(Inserted, p.event, p.index, "the event has a place outside of the log, which ends at %d", v.size)
 	}
 	v.Events = v.size
 	return nil
@@ -263,6 +268,7 @@ type page struct {
 	tiles       map[int64][]byte
 	checkpoints []checkedCheckpoint
 	erased      int64
+	twice       []placed // rows of which another has the same place or id
 	err         error
 }
 
@@ -388,12 +394,18 @@ func (v *verification) read(ctx context.Context, lo, hi int64) *page {
 	for i := range events {
 		e := &events[i]
 		s := &p.leaves[e.index-lo]
+		leaf = e.appendLeaf(leaf[:0])
+		if s.there || s.event != "" { // somebody has taken the tables' keys away
+			if p.twice = append(p.twice, *e); s.there && s.mac == macRight {
+				continue
+			}
+			*s = leafState{}
+		}
 		s.event = e.event
 		if e.version == 0 {
 			continue
 		}
 		s.there, s.customer = true, e.customer
-		leaf = e.appendLeaf(leaf[:0])
 		s.hash = leafHash(leaf)
 		err := v.authentic(&e.row, leaf)
 		switch {
@@ -442,6 +454,9 @@ func (v *verification) personal(ctx context.Context, e *placed, known rings) (pe
 // follow takes the next page in order.
 func (v *verification) follow(ctx context.Context, p *page) error {
 	v.Erased += p.erased
+	for _, e := range p.twice {
+		v.find(Inserted, e.event, e.index, "there is more than one row for the event at this place")
+	}
 	checkpoints := p.checkpoints
 	for i := range p.leaves {
 		index := p.lo + int64(i)
@@ -469,6 +484,9 @@ func (v *verification) leaf(index int64, s *leafState, hashes []byte) error {
 	var stored tlog.Hash
 	offset := int(index%tileWidth) * tlog.HashSize
 	has := len(hashes) >= offset+tlog.HashSize
+	if offset == 0 && len(hashes) > tileBytes {
+		v.find(Altered, "", -1, "tile 0/%d of the log is longer than a tile can be", index/tileWidth)
+	}
 	if has {
 		stored = tlog.Hash(hashes[offset:])
 	} else if len(hashes)/tlog.HashSize*tlog.HashSize == offset { // say it once
@@ -630,7 +648,7 @@ func (v *verification) compareTiles(ctx context.Context, last bool) error {
 			return err
 		case stored == nil:
 			v.find(Dropped, "", -1, "tile %d/%d of the log is missing", c.level, c.n)
-		case !bytes.HasPrefix(stored, c.hashes): // it may have grown since
+		case !bytes.HasPrefix(stored, c.hashes), len(c.hashes) == tileBytes && len(stored) != tileBytes: // it may have grown since
 			v.find(Altered, "", -1, "tile %d/%d of the log was altered", c.level, c.n)
 		}
 	}
@@ -688,9 +706,93 @@ func (v *verification) end() {
 	}
 }
 
+// outside looks for rows of the log's tables, and ends of its tiles, that do not belong to the tree.
+func (v *verification) outside(ctx context.Context) error {
+	return v.db.View(ctx, func(tx *db.Tx) error {
+		// The log may have grown since begin; what it has now, a checkpoint in this snapshot says.
+		h, err := selectHead(ctx, tx)
+		if err != nil && !errors.Is(err, sql.ErrNoRows) {
+			return err
+		}
+		size := v.size
+		if tree, err := v.headTree(h); err == nil {
+			size = max(size, tree.N)
+		}
+		for level := range tileLevels {
+			w, n := width(v.size, level)
+			if w == 0 {
+				continue
+			}
+			hashes, err := selectTile(ctx, tx, level, n)
+			if err != nil {
+				return err
+			}
+			want := min(tileWidth, size>>(tileHeight*level)-n*tileWidth) * tlog.HashSize
+			if int64(len(hashes)) > want {
+				v.find(Altered, "", -1, "tile %d/%d of the log is longer than the log", level, n)
+			}
+		}
+		tiles, err := selectStrayTiles(ctx, tx, size, maxStrays)
+		if err != nil {
+			return err
+		}
+		for _, t := range tiles {
+			v.find(Inserted, "", -1, "tile %d/%d does not belong to the log", t.level, t.n)
+		}
+		empty, err := selectEmptyCheckpoints(ctx, tx, maxStrays)
+		if err != nil {
+			return err
+		}
+		for _, c := range empty {
+			v.find(Inserted, "", -1, "there is a checkpoint of size %d", c.size)
+		}
+		events, waiting, err := countLong(ctx, tx)
+		if err != nil {
+			return err
+		}
+		if events > 0 {
+			v.find(Inserted, "", -1, "%d rows of event have an id that is longer than Strongroom makes them", events)
+		}
+		if waiting > 0 {
+			v.find(Inserted, "", -1, "%d rows of event_pending have an id that is longer than Strongroom makes them", waiting)
+		}
+		return nil
+	})
+}
+
+// stalled reports that events have waited too long. A process that has just begun gives its sequencer
+// time first: after a crash the queue is as old as the crash.
+func (v *verification) stalled(ctx context.Context, oldest *placed, count int64) error {
+	for v.clock.Now().Sub(v.born) < settleTime {
+		var waits bool
+		err := v.db.View(ctx, func(tx *db.Tx) (err error) {
+			waits, err = isPending(ctx, tx, oldest.event)
+			return err
+		})
+		if err != nil || !waits {
+			return err
+		}
+		select {
+		case <-time.After(pace):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	v.find(Stalled, oldest.event, -1, "the event has waited for its place in the log for %v, and %d in all for more than %v: nothing sequences, or something in the database keeps it from its work",
+		v.age(oldest.madeAt).Round(time.Second), count, maxWait)
+	return nil
+}
+
+// settleTime is how long after its start a process may find old events waiting: the lease of a
+// sequencer that died lasts 15 s.
+const settleTime = 20 * time.Second
+
 // queue checks the events that wait.
 func (v *verification) queue(ctx context.Context) error {
 	var leaf []byte
+	var oldest placed
+	var late int64
+	previous := ""
 	for after := ""; ; {
 		var waiting []placed
 		err := v.db.View(ctx, func(tx *db.Tx) (err error) {
@@ -701,15 +803,25 @@ func (v *verification) queue(ctx context.Context) error {
 			return err
 		}
 		if len(waiting) == 0 {
-			return nil
+			break
 		}
 		after = waiting[len(waiting)-1].event
 		for i := range waiting {
 			p := &waiting[i]
 			leaf = p.appendLeaf(leaf[:0])
-			switch why := v.inadmissible(p, leaf); {
+			why := v.inadmissible(p, leaf)
+			if why == "" && p.event == previous {
+				why = "is there twice"
+			}
+			switch {
 			case why == "":
 				v.Pending++
+				previous = p.event
+				if v.age(p.madeAt) > maxWait {
+					if late++; late == 1 || p.madeAt < oldest.madeAt {
+						oldest = *p
+					}
+				}
 			case p.version == 0:
 				v.find(Dropped, p.event, -1, "the event is missing; it waited for its place in the log")
 			default:
@@ -717,6 +829,10 @@ func (v *verification) queue(ctx context.Context) error {
 			}
 		}
 	}
+	if late > 0 {
+		return v.stalled(ctx, &oldest, late)
+	}
+	return nil
 }
 
 // orphans looks for events that are neither in the log nor in the queue.

@@ -60,6 +60,10 @@ var (
 	ErrNotSupported = errors.New("this PostgreSQL is too old: version 15 or later is needed")
 )
 
+// ErrOutcomeUnknown says that COMMIT was sent and not answered: the transaction may have been kept, or
+// not. It is the cause of a problem.
+var ErrOutcomeUnknown = errors.New("the outcome of a commit is unknown")
+
 // errClosed answers Update and View after Close.
 var errClosed = errors.New("the database is closed")
 

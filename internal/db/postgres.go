@@ -91,7 +91,7 @@ func openPostgres(ctx context.Context, d *DB, o Options) (err error) {
 		}
 		return err
 	}
-	pool := stdlib.OpenDB(*config)
+	pool := stdlib.OpenDB(*config, stdlib.OptionAfterConnect(durable))
 	pool.SetMaxOpenConns(poolSize)
 	pool.SetMaxIdleConns(poolSize)
 	pool.SetConnMaxIdleTime(5 * time.Minute)
@@ -100,13 +100,23 @@ func openPostgres(ctx context.Context, d *DB, o Options) (err error) {
 	return nil
 }
 
+// durable has the commits of a connection wait for the disk, whatever the server's, the database's or
+// the role's settings say, now or after they are changed.
+func durable(ctx context.Context, c *pgx.Conn) error {
+	_, err := c.Exec(ctx, `
+		SELECT set_config('synchronous_commit',
+			CASE WHEN now IN ('on', 'remote_write', 'remote_apply') THEN now ELSE 'on' END, false)
+		FROM (SELECT current_setting('synchronous_commit') AS now) s`)
+	return err
+}
+
 // preparePostgres looks at the database and migrates it, under a lock that keeps replicas that
 // start together from doing so at once.
 func preparePostgres(ctx context.Context, config *pgx.ConnConfig, o Options) (in inspection, err error) {
 	for _, name := range []string{"statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"} {
 		config.RuntimeParams[name] = "0" // a migration may take long
 	}
-	pool := stdlib.OpenDB(*config)
+	pool := stdlib.OpenDB(*config, stdlib.OptionAfterConnect(durable))
 	defer pool.Close()
 	c, err := pool.Conn(ctx)
 	if err != nil {
@@ -241,7 +251,7 @@ func (s *server) try(ctx context.Context, level sql.IsolationLevel, fn func(*Tx)
 		return nil, false, err
 	}
 	// Whether the server committed is not known; to run fn again could do its deed twice.
-	return nil, false, unavailable(fmt.Errorf("the outcome of a commit is unknown: %w", err))
+	return nil, false, unavailable(fmt.Errorf("%w: %w", ErrOutcomeUnknown, err))
 }
 
 // begin waits for a connection for as long as wait allows, and begins a transaction. Connections

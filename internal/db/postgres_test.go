@@ -219,7 +219,7 @@ func TestPostgresUnknownCommitIsNotRepeated(t *testing.T) {
 		return err
 	})
 	w.cutAt.Store(nil)
-	if !isUnavailable(err) || ran != 1 {
+	if !isUnavailable(err) || !errors.Is(err, db.ErrOutcomeUnknown) || ran != 1 {
 		t.Errorf("ran %d times, %v", ran, err)
 	}
 	for n := 0; n != 1; { // the server did commit

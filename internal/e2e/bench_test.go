@@ -13,7 +13,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/big"
 	"net/http"
 	"os"
 	"os/exec"
@@ -157,11 +156,12 @@ type caller struct {
 
 func newCaller(b *testing.B, s *server, p *person) *caller {
 	b.Helper()
-	part := func(n *big.Int) string {
-		return base64.RawURLEncoding.EncodeToString(n.FillBytes(make([]byte, 32)))
+	point, err := p.key.Public().Bytes() // 0x04, X and Y (SEC 1 section 2.3.3)
+	if err != nil {
+		b.Fatal(err)
 	}
-	public := p.key.Public()
-	head := fmt.Sprintf(`{"alg":"ES256","typ":"dpop+jwt","jwk":{"kty":"EC","crv":"P-256","x":"%s","y":"%s"}}`, part(public.X), part(public.Y))
+	part := base64.RawURLEncoding.EncodeToString
+	head := fmt.Sprintf(`{"alg":"ES256","typ":"dpop+jwt","jwk":{"kty":"EC","crv":"P-256","x":"%s","y":"%s"}}`, part(point[1:33]), part(point[33:]))
 	session, err := p.store.Load(b.Context())
 	if err != nil {
 		b.Fatal(err)

@@ -34,10 +34,10 @@ func TestKill(t *testing.T) {
 		}
 		var acknowledged int64
 		for cycle := range cycles {
-			ctx, cancel := context.WithCancel(t.Context())
+			stop, cancel := context.WithCancel(t.Context())
 			var load sync.WaitGroup
 			for _, w := range people {
-				load.Go(func() { w.run(ctx, s) })
+				load.Go(func() { w.run(t.Context(), stop) })
 			}
 			// Long enough for some hundred writes, and never the same moment twice.
 			time.Sleep(time.Duration(150+37*(cycle%7)) * time.Millisecond)
@@ -111,8 +111,10 @@ type profile struct {
 	FamilyName string `json:"family_name"`
 }
 
-func (w *writer) run(ctx context.Context, s *server) {
-	for ctx.Err() == nil {
+// run writes until stop ends or the server does. A write that has begun is awaited: one that was given
+// up could be done after somebody looked.
+func (w *writer) run(ctx, stop context.Context) {
+	for stop.Err() == nil {
 		w.tries++
 		condition := client.IfNew()
 		if w.etag != "" {
@@ -174,10 +176,10 @@ func TestTwoServersOnePostgres(t *testing.T) {
 		people = append(people, &writer{person: mustPerson(t, s), key: "main"})
 	}
 	for round := range 4 {
-		ctx, cancel := context.WithCancel(t.Context())
+		stop, cancel := context.WithCancel(t.Context())
 		var load sync.WaitGroup
 		for _, w := range people {
-			load.Go(func() { w.run(ctx, a) })
+			load.Go(func() { w.run(t.Context(), stop) })
 		}
 		time.Sleep(400 * time.Millisecond)
 		if round == 2 {

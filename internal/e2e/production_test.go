@@ -300,10 +300,10 @@ func TestShutdownLosesNothing(t *testing.T) {
 		people[i] = &writer{person: mustPerson(t, s), key: "main"}
 	}
 	for range 3 {
-		ctx, cancel := context.WithCancel(t.Context())
+		stop, cancel := context.WithCancel(t.Context())
 		var load sync.WaitGroup
 		for _, w := range people {
-			load.Go(func() { w.run(ctx, s) })
+			load.Go(func() { w.run(t.Context(), stop) })
 		}
 		time.Sleep(200 * time.Millisecond)
 		s.stop()

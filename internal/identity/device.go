@@ -38,7 +38,7 @@ func (i *Identity) Devices(ctx context.Context, by actor.Actor) (out []Device, e
 	event := audit.Event{Action: ActionDeviceList, Resource: "devices", Customer: c}
 	err = i.Trail.Do(ctx, by, event, func(tx *db.Tx, _ *audit.Event) error {
 		out = []Device{}
-		all, err := devicesOf(ctx, tx, c)
+		all, err := i.rows.devicesOf(ctx, tx, c)
 		if err != nil {
 			return err
 		}
@@ -66,7 +66,7 @@ func (i *Identity) ApproveDevice(ctx context.Context, by actor.Actor, device str
 		case authorised:
 			return nil
 		}
-		return setDeviceStatus(ctx, tx, d.id, authorised, now)
+		return i.rows.setDeviceStatus(ctx, tx, d, authorised, now)
 	})
 }
 
@@ -78,7 +78,7 @@ func (i *Identity) RevokeDevice(ctx context.Context, by actor.Actor, device stri
 			return nil
 		}
 		if d.status == authorised {
-			all, err := devicesOf(ctx, tx, c)
+			all, err := i.rows.devicesOf(ctx, tx, c)
 			if err != nil {
 				return err
 			}
@@ -92,21 +92,26 @@ func (i *Identity) RevokeDevice(ctx context.Context, by actor.Actor, device stri
 				return errLastDevice
 			}
 		}
-		if err := setDeviceStatus(ctx, tx, d.id, revoked, now); err != nil {
-			return err
-		}
-		ended, err := revokeDeviceSessions(ctx, tx, d.id, now)
-		if err != nil {
-			return err
-		}
-		for _, s := range ended {
-			e := audit.Event{Action: ActionSessionRevoke, Resource: "session " + s, Customer: c, Outcome: audit.Granted, Reason: "device-revoked"}
-			if err := i.Trail.Record(ctx, tx, by, e); err != nil {
-				return err
-			}
-		}
-		return nil
+		return i.revoke(ctx, tx, by, d, now)
 	})
+}
+
+// revoke shuts a device out and ends its sessions.
+func (i *Identity) revoke(ctx context.Context, tx *db.Tx, by actor.Actor, d deviceRow, now time.Time) error {
+	if err := i.rows.setDeviceStatus(ctx, tx, d, revoked, now); err != nil {
+		return err
+	}
+	ended, err := revokeDeviceSessions(ctx, tx, d.id, now)
+	if err != nil {
+		return err
+	}
+	for _, s := range ended {
+		e := audit.Event{Action: ActionSessionRevoke, Resource: "session " + s, Customer: d.customer, Outcome: audit.Granted, Reason: "device-revoked"}
+		if err := i.Trail.Record(ctx, tx, by, e); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // changeDevice runs change on a device of the calling customer. That the caller's own device is still
@@ -122,14 +127,14 @@ func (i *Identity) changeDevice(ctx context.Context, by actor.Actor, action, dev
 	}
 	event.Resource = "device " + device
 	return i.Trail.Do(ctx, by, event, func(tx *db.Tx, _ *audit.Event) error {
-		own, ok, err := deviceByID(ctx, tx, c, by.Device)
+		own, ok, err := i.rows.deviceByID(ctx, tx, c, by.Device)
 		if err != nil {
 			return err
 		}
 		if !ok || own.status != authorised {
 			return errSessionRevoked
 		}
-		d, ok, err := deviceByID(ctx, tx, c, device)
+		d, ok, err := i.rows.deviceByID(ctx, tx, c, device)
 		if err != nil {
 			return err
 		}

@@ -52,7 +52,10 @@ func (i *Identity) Nonce() string { return i.proofs.Nonce() }
 func (i *Identity) Device(ctx context.Context, r *http.Request) (actor.Actor, error) {
 	by := actor.From(ctx)
 	by.Kind, by.ID, by.Device, by.Session, by.Key = actor.Anonymous, "", "", "", ""
-	proof, err := i.proofs.Verify(r, "")
+	proof, err := i.proofs.Examine(r, "")
+	if err == nil {
+		err = i.proofs.Spend(proof, dpop.Stranger, network(by.Address))
+	}
 	if err != nil {
 		return by, i.refusedProof(ctx, by, ActionDeviceCheck, err)
 	}
@@ -70,7 +73,7 @@ func (i *Identity) Session(ctx context.Context, r *http.Request) (actor.Actor, e
 	if !ok {
 		return by, i.denied(ctx, by, event, "no-token", "", errNoToken)
 	}
-	proof, err := i.proofs.Verify(r, token)
+	proof, err := i.proofs.Examine(r, token)
 	if err != nil {
 		return by, i.refusedProof(ctx, by, ActionSessionCheck, err)
 	}
@@ -81,7 +84,7 @@ func (i *Identity) Session(ctx context.Context, r *http.Request) (actor.Actor, e
 	if wellFormed(token, accessPrefix) {
 		hash := tokenHash(token)
 		err := i.DB.View(ctx, func(tx *db.Tx) (err error) {
-			s, found, err = sessionByAccess(ctx, tx, hash)
+			s, found, err = i.rows.sessionByAccess(ctx, tx, hash)
 			return err
 		})
 		if err != nil {
@@ -93,9 +96,14 @@ func (i *Identity) Session(ctx context.Context, r *http.Request) (actor.Actor, e
 	}
 	now := i.Clock.Now()
 	event.Customer, event.Resource = s.customer, "session "+s.id
-	switch {
-	case s.jkt != proof.Thumbprint:
+	if s.jkt != proof.Thumbprint {
 		return by, i.denied(ctx, by, event, "other-device", s.id, errInvalidToken)
+	}
+	// Only now, so that nobody but the holders of sessions takes of the memory for them.
+	if err := i.proofs.Spend(proof, dpop.Session, string(s.customer)); err != nil {
+		return by, i.refusedProof(ctx, by, ActionSessionCheck, err)
+	}
+	switch {
 	case s.revoked.Valid:
 		return by, i.denied(ctx, by, event, "session-revoked", s.id, errInvalidToken)
 	case s.deviceStatus != authorised:

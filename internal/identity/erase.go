@@ -39,7 +39,7 @@ func (e Eraser) EraseCustomer(ctx context.Context, tx *db.Tx, c customer.ID) (ma
 	if err != nil {
 		return nil, err
 	}
-	devices, err := devicesOf(ctx, tx, c)
+	devices, err := i.rows.devicesOf(ctx, tx, c)
 	if err != nil {
 		return nil, err
 	}

@@ -18,13 +18,18 @@ import (
 // database, so that a stolen database alone allows no guessing. A bounded number run at the same
 // time and a bounded number wait, so that a flood of logins takes neither all cores nor all memory
 // from customers who are in already.
+//
+// A comparison costs what the dearest hash in use costs, whichever hash it is with: hashes that were
+// made when the cost was another would otherwise tell, by their time, that a number has an account.
 type hasher struct {
 	keys    *keyring.Keyring
-	cost    int
-	workers chan struct{} // one token for each that hashes
-	places  chan struct{} // one for each that hashes or waits
-	dummy   hashed        // what an account that is not there is compared with
-	typical time.Duration // of one comparison on a quiet machine
+	cost    int // of new hashes
+	highest int // of all hashes in use
+	queue   *queue
+	fillers [bcrypt.MaxCost + 1][]byte // hashes that nothing matches, by cost
+	dummy   hashed                     // what an account that is not there is compared with
+	typical time.Duration              // of one comparison on a quiet machine
+	compare func(hash, in []byte) error
 	metrics *metrics
 }
 
@@ -37,14 +42,17 @@ type hashed struct {
 // purposeCode keeps the pepper's uses apart.
 var purposeCode = []byte("identity.private-code")
 
-func newHasher(keys *keyring.Keyring, cost, workers, queue int, m *metrics) (*hasher, error) {
-	h := &hasher{
-		keys: keys, cost: cost, metrics: m,
-		workers: make(chan struct{}, workers),
-		places:  make(chan struct{}, workers+queue),
+// newHasher returns a hasher. Used are the costs of the hashes in the database.
+func newHasher(keys *keyring.Keyring, cost int, used []int, workers, waiters int, m *metrics) *hasher {
+	h := &hasher{keys: keys, cost: cost, highest: cost, metrics: m, queue: newQueue(workers, waiters), compare: bcrypt.CompareHashAndPassword}
+	for _, c := range used {
+		h.highest = max(h.highest, min(c, bcrypt.MaxCost))
+	}
+	for c := bcrypt.MinCost; c <= h.highest; c++ {
+		h.fillers[c] = dummyHash(c)
 	}
 	_, h.dummy.pepper = keys.MAC(keyring.KeyPepper, purposeCode)
-	h.dummy.hash = dummyHash(cost)
+	h.dummy.hash = h.fillers[h.highest]
 	// Learned at a low cost, since each step doubles the time; the quicker of two, since machines are
 	// rarely quicker than they are.
 	sample, in := dummyHash(sampleCost), make([]byte, 44)
@@ -55,8 +63,8 @@ func newHasher(keys *keyring.Keyring, cost, workers, queue int, m *metrics) (*ha
 			h.typical = t
 		}
 	}
-	h.typical = h.typical << cost >> sampleCost
-	return h, nil
+	h.typical = h.typical << h.highest >> sampleCost
+	return h
 }
 
 // sampleCost is bcrypt's cost when its speed is measured.
@@ -76,26 +84,19 @@ func dummyHash(cost int) []byte {
 }
 
 // enter waits for a worker and returns the function that gives it back. When too many wait already it
-// refuses at once, and it does so before anything is known of who asks. A caller who leaves while
-// waiting leaves the queue.
-func (h *hasher) enter(ctx context.Context) (leave func(), err error) {
-	select {
-	case h.places <- struct{}{}:
-	default:
-		h.metrics.busy.Inc()
-		return nil, errLoginBusy
-	}
-	h.metrics.queue.Set(float64(len(h.places)))
-	select {
-	case h.workers <- struct{}{}:
-	case <-ctx.Done():
-		<-h.places
-		return nil, errLoginBusy.Because(ctx.Err())
+// refuses at once. A caller who leaves while waiting leaves the queue.
+func (h *hasher) enter(ctx context.Context, g guest) (leave func(), err error) {
+	out, err := h.queue.enter(ctx, g)
+	h.metrics.queue.Set(float64(h.queue.length()))
+	if err != nil {
+		if ctx.Err() == nil {
+			h.metrics.busy.Inc()
+		}
+		return nil, err
 	}
 	return func() {
-		<-h.workers
-		<-h.places
-		h.metrics.queue.Set(float64(len(h.places)))
+		out()
+		h.metrics.queue.Set(float64(h.queue.length()))
 	}, nil
 }
 
@@ -127,7 +128,8 @@ func (h *hasher) make(code secret.Value) (hashed, error) {
 	return hashed{out, version}, nil
 }
 
-// matches compares a code with what is stored, in the time of one hash.
+// matches compares a code with what is stored, in the time of one hash of the highest cost in use. A
+// cheaper hash is followed by fillers: 2^n is 2^m and then 2^m, 2^(m+1) and so on to 2^(n-1).
 func (h *hasher) matches(code secret.Value, with hashed) (bool, error) {
 	in, err := h.peppered(code, with.pepper)
 	if err != nil {
@@ -135,5 +137,18 @@ func (h *hasher) matches(code secret.Value, with hashed) (bool, error) {
 	}
 	defer clear(in)
 	h.metrics.hashes.Inc()
-	return bcrypt.CompareHashAndPassword(with.hash, in) == nil, nil
+	right := h.compare(with.hash, in) == nil
+	if cost, err := bcrypt.Cost(with.hash); err == nil {
+		for ; cost < h.highest; cost++ {
+			_ = h.compare(h.fillers[cost], in) // never matches
+		}
+	}
+	return right, nil
+}
+
+// outdated reports whether a hash would be made otherwise today.
+func (h *hasher) outdated(s hashed) bool {
+	cost, err := bcrypt.Cost(s.hash)
+	_, pepper := h.keys.MAC(keyring.KeyPepper, purposeCode)
+	return err == nil && (cost != h.cost || s.pepper != pepper)
 }

@@ -61,6 +61,7 @@ const (
 const (
 	JobMessages = "identity.messages" // carries the outbox to the gateway
 	JobCleanup  = "identity.cleanup"  // deletes what is past
+	JobRehash   = "identity.rehash"   // hashes private codes at the present cost
 )
 
 // Rate is a number of times in a period.
@@ -73,14 +74,18 @@ type Rate struct {
 // the database, so they hold over all replicas. An address means one IPv4 address or one IPv6 /64.
 type Limits struct {
 	Registrations Rate // started, per address; zero means 20 an hour
-	Logins        Rate // started, per address; zero means 60 an hour
-	Messages      Rate // sent, per address; zero means as many as Registrations and Logins together
+	Logins        Rate // started, per address, by devices that are not known; zero means 60 an hour
+	DeviceLogins  Rate // started, per known device; zero means 20 an hour, or a third of Logins if that is more
+	// Messages are those sent per address, zero means as many as Registrations and Logins together.
+	// Those to a known device are counted by the device: its neighbours at an address do not matter.
+	Messages Rate
 	// NumberHourly and NumberDaily bound the messages to one number. Logins from each of the
 	// customer's own devices, logins from all other devices, and registrations are counted apart, so
 	// that nobody uses up the customer's own. Zero means 5 and 10.
 	NumberHourly, NumberDaily int
-	// Daily bounds all messages of a day, whose price attackers would have the operator pay. Zero
-	// means 10,000.
+	// Daily bounds all messages of a day, whose price attackers would have the operator pay. Half of
+	// it is kept for logins from known devices, a quarter for other logins and a quarter for
+	// registrations, so that strangers drain their own share only. Zero means 10,000.
 	Daily int
 }
 
@@ -103,7 +108,8 @@ type Options struct {
 	// MinCodeLength is the least number of characters of a private code; 0 means 8.
 	MinCodeLength int
 	// HashWorkers is how many private codes are hashed at the same time; 0 means half of the cores.
-	// HashQueue is how many more may wait; 0 means 16 for each worker.
+	// With two and more, one is kept for known devices. HashQueue is how many more may wait, known
+	// devices and strangers each; 0 means 16 for each worker.
 	HashWorkers, HashQueue int
 
 	AccessLifetime  time.Duration // of an access token; 0 means 5 minutes
@@ -134,8 +140,11 @@ type Identity struct {
 	hasher  *hasher
 	proofs  *dpop.Verifier
 	gateway sms.Breaker
+	stale   chan rehashing
+	writing chan struct{}
 	denials *denials
 	metrics *metrics
+	rows    rows
 }
 
 // New returns an Identity.
@@ -180,6 +189,7 @@ func New(o Options) (*Identity, error) {
 	orDuration(&o.SessionLifetime, 24*time.Hour)
 	orRate(&o.Limits.Registrations, 20)
 	orRate(&o.Limits.Logins, 60)
+	orRate(&o.Limits.DeviceLogins, max(20, o.Limits.Logins.Limit/3))
 	orRate(&o.Limits.Messages, o.Limits.Registrations.Limit+o.Limits.Logins.Limit)
 	orDefault(&o.Limits.NumberHourly, 5)
 	orDefault(&o.Limits.NumberDaily, 10)
@@ -191,14 +201,21 @@ func New(o Options) (*Identity, error) {
 		return nil, fmt.Errorf("identity: private codes of %d characters are too short; 8 is the rule, 6 the least", o.MinCodeLength)
 	}
 
-	i := &Identity{Options: o, denials: newDenials(o.Clock)}
+	i := &Identity{Options: o, rows: rows{tokenKeys{o.Keys}}, denials: newDenials(o.Clock), stale: make(chan rehashing, rehashes), writing: make(chan struct{}, writers)}
 	var err error
 	if i.metrics, err = newMetrics(o.Metrics); err != nil {
 		return nil, err
 	}
-	if i.hasher, err = newHasher(o.Keys, o.Cost, o.HashWorkers, o.HashQueue, i.metrics); err != nil {
-		return nil, err
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	var used []int
+	if err := o.DB.View(ctx, func(tx *db.Tx) (err error) {
+		used, err = hashCosts(ctx, tx)
+		return err
+	}); err != nil {
+		return nil, fmt.Errorf("identity: reading the costs of hashes: %w", err)
 	}
+	i.hasher = newHasher(o.Keys, o.Cost, used, o.HashWorkers, o.HashQueue, i.metrics)
 	i.proofs, err = dpop.New(dpop.Options{Clock: o.Clock, Nonces: dpop.NewNonces(tokenKeys{o.Keys}), Origins: o.Origins})
 	if err != nil {
 		return nil, err
@@ -222,6 +239,7 @@ func (i *Identity) Jobs() []jobs.Job {
 	return []jobs.Job{
 		{Name: JobMessages, Every: time.Second, Run: i.deliver, Quiet: true},
 		{Name: JobCleanup, Every: 10 * time.Minute, Run: i.cleanup, Leased: true},
+		{Name: JobRehash, Run: i.rehash, Quiet: true}, // when woken
 	}
 }
 

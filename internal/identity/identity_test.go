@@ -470,7 +470,9 @@ func TestGuessesInParallelAreAllCounted(t *testing.T) {
 		var wg sync.WaitGroup
 		for n := range 30 {
 			wg.Go(func() {
-				_, err := h.StartLogin(context.Background(), from(fmt.Sprint("attacker", n)), number(1), value("83920486"))
+				by := from(fmt.Sprint("attacker", n))
+				by.Address = netip.AddrFrom4([4]byte{198, 51, 100, byte(n)})
+				_, err := h.StartLogin(context.Background(), by, number(1), value("83920486"))
 				if err != nil && !problem.Is(err, "login-busy") {
 					t.Error(err)
 				}
@@ -813,19 +815,38 @@ func TestLimits(t *testing.T) {
 			}
 		})
 	})
-	t.Run("per day, for everybody", func(t *testing.T) {
-		each(t, func(o *Options) { o.Limits.Daily = 3 }, func(t *testing.T, h *house) {
+	t.Run("per day, for each class", func(t *testing.T) {
+		each(t, func(o *Options) { o.Limits.Daily = 12 }, func(t *testing.T, h *house) {
 			h.register(number(1), "owner")
-			h.mustLogin(number(1), "owner")
-			h.mustLogin(number(1), "owner")
+			for n := range 2 {
+				if _, err := h.StartRegistration(t.Context(), from("x"), number(10+n)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			// Strangers have drained the registrations of the day, and registrations alone.
+			_, err := h.StartRegistration(t.Context(), from("x"), number(13))
+			want(t, err, "sms-unavailable")
+			for range 3 {
+				if _, err := h.StartLogin(t.Context(), from("thief with the code"), number(1), value(goodCode)); err != nil {
+					t.Fatal(err)
+				}
+			}
 			for _, to := range []string{number(1), number(2)} {
-				_, err := h.StartLogin(t.Context(), from("owner"), to, value(goodCode))
+				_, err := h.StartLogin(t.Context(), from("thief"), to, value(goodCode))
 				want(t, err, "sms-unavailable")
 			}
-			_, err := h.StartRegistration(t.Context(), from("x"), number(3))
+			for range 6 {
+				h.mustLogin(number(1), "owner")
+			}
+			sent := len(h.inbox.Search(""))
+			if sent != 12 {
+				t.Errorf("%d messages with a cap of 12", sent)
+			}
+			_, err = h.StartLogin(t.Context(), from("owner"), number(1), value(goodCode))
 			want(t, err, "sms-unavailable")
 			h.clk.Advance(48 * time.Hour)
 			h.mustLogin(number(1), "owner")
+			h.register(number(3), "another")
 		})
 	})
 }
@@ -901,37 +922,46 @@ func TestDevices(t *testing.T) {
 func TestHashQueue(t *testing.T) {
 	each(t, func(o *Options) { o.HashWorkers, o.HashQueue = 1, 1 }, func(t *testing.T, h *house) {
 		h.register(number(1), "owner")
-		leave, err := h.hasher.enter(t.Context())
+		leave, err := h.hasher.enter(t.Context(), guest{})
 		if err != nil {
 			t.Fatal(err)
 		}
-		// One may wait, and leaves the queue with its context.
+		// One of each kind may wait, and leaves the queue with its context.
 		ctx, cancel := context.WithCancel(t.Context())
 		waiting := make(chan error)
-		go func() {
-			_, err := h.hasher.enter(ctx)
-			waiting <- err
-		}()
-		for len(h.hasher.places) < 2 {
+		for _, g := range []guest{{}, {known: true}} {
+			go func() {
+				_, err := h.hasher.enter(ctx, g)
+				waiting <- err
+			}()
+		}
+		for h.hasher.queue.length() < 3 {
 			time.Sleep(time.Millisecond)
 		}
 		challenges := h.count("challenge")
-		for _, to := range []string{number(1), number(2)} {
-			_, err := h.StartLogin(t.Context(), from("owner"), to, value(goodCode))
-			want(t, err, "login-busy")
-			if p := problem.Of(err); p == nil || p.GetHeaders().Get("Retry-After") == "" {
-				t.Error("no Retry-After")
+		for _, key := range []string{"owner", "stranger"} {
+			for _, to := range []string{number(1), number(2)} {
+				_, err := h.StartLogin(t.Context(), from(key), to, value(goodCode))
+				want(t, err, "login-busy")
+				if p := problem.Of(err); p == nil || p.GetHeaders().Get("Retry-After") == "" {
+					t.Error("no Retry-After")
+				}
 			}
 		}
 		if h.count("challenge") != challenges || h.count("throttle") != 0 {
 			t.Error("something was done for a login that was refused for lack of a worker")
 		}
 		cancel()
-		if err := <-waiting; !errors.Is(err, context.Canceled) {
-			t.Errorf("error %v", err)
+		for range 2 {
+			if err := <-waiting; !errors.Is(err, context.Canceled) {
+				t.Errorf("error %v", err)
+			}
 		}
 		leave()
 		h.mustLogin(number(1), "owner")
+		if n := h.hasher.queue.length(); n != 0 || len(h.hasher.queue.held) != 0 {
+			t.Errorf("%d places are still taken", n)
+		}
 	})
 }
 

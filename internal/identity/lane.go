@@ -7,7 +7,7 @@ const (
 	maxFailures = 5                // then the lane is blocked (PSD2 RTS on SCA article 4)
 	firstBlock  = 15 * time.Minute // and each block in a row is twice as long as the one before,
 	longBlock   = 24 * time.Hour   // up to this
-	ceiling     = 100              // failures in a row, over all unknown devices (NIST SP 800-63B-4 section 3.2.2)
+	ceiling     = 100              // failures in a row in one lane (NIST SP 800-63B-4 section 3.2.2)
 )
 
 // lane counts the failures of one account from one source: one of its authorised devices, or all
@@ -19,16 +19,17 @@ type lane struct {
 	blocked  int64 // until when, in Unix microseconds
 }
 
-// isBlocked reports whether nothing is compared in this lane at now. The lane of unknown devices also
-// has a ceiling, which only a success from a known device lifts.
-func (l *lane) isBlocked(now time.Time, unknown bool) bool {
-	return l.blocked > now.UnixMicro() || unknown && l.total >= ceiling
+// isBlocked reports whether nothing is compared in this lane at now. At the ceiling time opens it no
+// more: that of unknown devices only a success from a known device lifts, and a known device that
+// reaches it is revoked.
+func (l *lane) isBlocked(now time.Time) bool {
+	return l.blocked > now.UnixMicro() || l.total >= ceiling
 }
 
 // charge counts an attempt before it is made, so that many at the same instant do not all find the
 // lane open. It reports whether the attempt may be made.
-func (l *lane) charge(now time.Time, unknown bool) bool {
-	if l.isBlocked(now, unknown) {
+func (l *lane) charge(now time.Time) bool {
+	if l.isBlocked(now) {
 		return false
 	}
 	l.failures++

@@ -147,22 +147,22 @@ func TestLane(t *testing.T) {
 		for range rapid.IntRange(1, 300).Draw(r, "steps") {
 			switch rapid.SampledFrom([]string{"wrong", "wrong", "right", "both", "wait"}).Draw(r, "step") {
 			case "wrong":
-				if l.charge(now, true) {
+				if l.charge(now) {
 					wrong++
 				}
 			case "right": // the private code was right: its charge comes back
 				before := l
-				if l.charge(now, true) {
+				if l.charge(now) {
 					l.refund()
-					if l.failures != before.failures || l.total != before.total || l.level != before.level || l.isBlocked(now, true) {
+					if l.failures != before.failures || l.total != before.total || l.level != before.level || l.isBlocked(now) {
 						r.Fatalf("a refund does not undo its charge: %+v, %+v", before, l)
 					}
 				}
 			case "both": // a wrong one begins while a right one is under way
-				if !l.charge(now, true) {
+				if !l.charge(now) {
 					continue
 				}
-				if l.charge(now, true) {
+				if l.charge(now) {
 					wrong++
 				}
 				l.refund()
@@ -177,7 +177,7 @@ func TestLane(t *testing.T) {
 			}
 		}
 		l.reset()
-		if l.isBlocked(now, true) {
+		if l.isBlocked(now) {
 			r.Fatal("blocked after a success")
 		}
 	})

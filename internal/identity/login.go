@@ -28,16 +28,24 @@ func (i *Identity) StartLogin(ctx context.Context, by actor.Actor, number string
 	if err != nil {
 		return Started{}, errInvalidPhone
 	}
-	if err := i.admit(ctx, by, ActionLoginStart, "logins", i.Limits.Logins); err != nil {
+	began := time.Now()
+	s := starter{class: stranger, number: e164, key: by.Key, from: network(by.Address)}
+	if ok, err := i.isKnown(ctx, e164, by.Key); err != nil {
+		return Started{}, err
+	} else if ok {
+		s.class = known
+	}
+	looked := time.Since(began)
+	if err := i.admit(ctx, by, ActionLoginStart, s); err != nil {
 		return Started{}, err
 	}
-	leave, err := i.hasher.enter(ctx)
+	leave, err := i.hasher.enter(ctx, guest{s.class == known, s.source()})
 	if err != nil {
 		return Started{}, err
 	}
 	leave = sync.OnceFunc(leave)
 	defer leave()
-	began := time.Now()
+	began = time.Now().Add(-looked) // how long the queue was depends on nothing that is secret
 	waiting := ctx
 	ctx, cancel := settle(ctx)
 	defer cancel()
@@ -46,17 +54,13 @@ func (i *Identity) StartLogin(ctx context.Context, by actor.Actor, number string
 	if err != nil {
 		return Started{}, err
 	}
-	right, err := i.hasher.matches(private, try.code)
+	started, right, err := i.tryLogin(ctx, by, s, try, private, leave)
 	if err != nil {
+		i.refundLogin(ctx, try)
 		return Started{}, err
 	}
-	leave()
-	if try.Reason == "" && !right {
-		try.Reason = "wrong-private-code"
-	}
-	started, err := i.recordLogin(ctx, by, e164, try)
-	if err != nil {
-		return Started{}, err
+	if right && try.Known && i.hasher.outdated(try.code) {
+		i.renew(rehashing{try.Customer, try.code, private})
 	}
 
 	// What is left of a difference, some microseconds of reading, drowns in this.
@@ -69,10 +73,45 @@ func (i *Identity) StartLogin(ctx context.Context, by actor.Actor, number string
 	return Started{started, CodeLifetime}, nil
 }
 
+// tryLogin compares the private code and writes down what came of it.
+func (i *Identity) tryLogin(ctx context.Context, by actor.Actor, s starter, try attempt, private secret.Value, leave func()) (started string, right bool, err error) {
+	right, err = i.hasher.matches(private, try.code)
+	if err != nil {
+		return "", false, err
+	}
+	leave()
+	if try.Reason == "" && !right {
+		try.Reason = "wrong-private-code"
+	}
+	err = i.write(ctx, func() (err error) {
+		started, err = i.recordLogin(ctx, by, s, try)
+		return err
+	})
+	return started, right, err
+}
+
+// isKnown reports whether the key is one of an authorised device of the number's account. It is for
+// limits and queues, which treat known devices apart; whether a login succeeds is decided later, from
+// what is then so. It makes the same two queries for everybody.
+func (i *Identity) isKnown(ctx context.Context, e164, key string) (ok bool, err error) {
+	index := i.phoneIndex(e164)
+	err = i.DB.View(ctx, func(tx *db.Tx) error {
+		a, _, err := i.rows.accountByPhone(ctx, tx, index)
+		if err != nil {
+			return err
+		}
+		d, has, err := i.rows.deviceByKey(ctx, tx, a.customer, key)
+		ok = has && d.status == authorised
+		return err
+	})
+	return ok, err
+}
+
 // attempt is a login between its charge and its record.
 type attempt struct {
 	challenge
-	code hashed // what the private code is compared with
+	code    hashed // what the private code is compared with
+	charged bool
 }
 
 // chargeLogin looks the account up and counts the attempt in its lane, before the private code is
@@ -81,14 +120,14 @@ type attempt struct {
 func (i *Identity) chargeLogin(ctx context.Context, by actor.Actor, e164 string) (try attempt, err error) {
 	now := i.Clock.Now()
 	index := i.phoneIndex(e164)
-	err = i.DB.Update(ctx, func(tx *db.Tx) error {
+	err = i.DB.UpdateReadCommitted(ctx, func(tx *db.Tx) error {
 		try = attempt{code: i.hasher.dummy}
 		try.Unknown = i.laneKey(index, "")
-		a, exists, err := accountByPhone(ctx, tx, index)
+		a, exists, err := i.rows.accountByPhone(ctx, tx, index)
 		if err != nil {
 			return err
 		}
-		device, has, err := deviceByKey(ctx, tx, a.customer, by.Key)
+		device, has, err := i.rows.deviceByKey(ctx, tx, a.customer, by.Key)
 		if err != nil {
 			return err
 		}
@@ -99,11 +138,12 @@ func (i *Identity) chargeLogin(ctx context.Context, by actor.Actor, e164 string)
 		if try.Known {
 			try.Lane = own
 		}
-		l, err := getLane(ctx, tx, try.Lane)
+		l, err := lockLane(ctx, tx, try.Lane, now)
 		if err != nil {
 			return err
 		}
-		open := l.charge(now, !try.Known)
+		open := l.charge(now)
+		try.charged = open
 		if err := putLane(ctx, tx, try.Lane, l, now); err != nil {
 			return err
 		}
@@ -122,14 +162,38 @@ func (i *Identity) chargeLogin(ctx context.Context, by actor.Actor, e164 string)
 	return try, err
 }
 
+// refundLogin takes back the charge of an attempt that came to nothing by a failure of our own, as well
+// as it can: a database that does not answer must not lock the customer out. Nobody learns anything
+// from such an attempt, so nobody guesses for free.
+func (i *Identity) refundLogin(ctx context.Context, try attempt) {
+	if !try.charged {
+		return
+	}
+	ctx, cancel := settle(ctx)
+	defer cancel()
+	now := i.Clock.Now()
+	err := i.DB.UpdateReadCommitted(ctx, func(tx *db.Tx) error {
+		l, err := lockLane(ctx, tx, try.Lane, now)
+		if err != nil {
+			return err
+		}
+		l.refund()
+		return putLane(ctx, tx, try.Lane, l, now)
+	})
+	if err != nil {
+		i.Log.ErrorContext(ctx, "a login that failed through no fault of the customer's stays counted", "error", err)
+	}
+}
+
 // recordLogin writes down what came of an attempt: the challenge and the message, which are real when
 // everything was right and blanks otherwise.
-func (i *Identity) recordLogin(ctx context.Context, by actor.Actor, e164 string, try attempt) (started string, err error) {
+func (i *Identity) recordLogin(ctx context.Context, by actor.Actor, s starter, try attempt) (started string, err error) {
 	now := i.Clock.Now()
 	right := try.Reason == ""
+	s.class = stranger // it may have changed since the queue
 	laneOf := "unknown"
 	if try.Known {
-		laneOf = by.Key
+		s.class, laneOf = known, by.Key
 	}
 	event := audit.Event{Action: ActionLoginStart, Customer: try.Customer}
 	var reason *problem.Problem
@@ -142,7 +206,7 @@ func (i *Identity) recordLogin(ctx context.Context, by actor.Actor, e164 string,
 		case err != nil:
 			return err
 		case c.Customer != "":
-			e.Personal = numberOf(e164)
+			e.Personal = numberOf(s.number)
 		}
 		l, err := getLane(ctx, tx, try.Lane)
 		if err != nil {
@@ -154,14 +218,21 @@ func (i *Identity) recordLogin(ctx context.Context, by actor.Actor, e164 string,
 		if err := putLane(ctx, tx, try.Lane, l, now); err != nil {
 			return err
 		}
-		send, err := i.mayMessage(ctx, tx, by, e164, laneOf, right, now)
+		if !right {
+			if err := i.shutOut(ctx, tx, by, try.challenge, l, now); err != nil {
+				return err
+			}
+		}
+		send, err := i.mayMessage(ctx, tx, s, right, now)
 		if err != nil {
 			return err
 		}
 		var slot []byte
 		mail := letter{}
 		if send {
-			slot = i.slotKey(purposeLogin, string(c.Customer))
+			// Each lane has its own, or whoever knows the private code could void every code that the
+			// customer's own device is sent.
+			slot = i.slotKey(purposeLogin, string(c.Customer), laneOf)
 		} else if right {
 			c.Reason = "message-quota"
 		}
@@ -170,7 +241,7 @@ func (i *Identity) recordLogin(ctx context.Context, by actor.Actor, e164 string,
 			return err
 		}
 		if send {
-			mail = letter{To: e164, Text: i.codeText(code), Customer: c.Customer}
+			mail = letter{To: s.number, Text: i.codeText(code), Customer: c.Customer, Known: c.Known}
 		}
 		if err := i.post(ctx, tx, mail, now); err != nil {
 			return err
@@ -247,11 +318,14 @@ func (i *Identity) CompleteLogin(ctx context.Context, by actor.Actor, login stri
 		reason := state.Reason
 		switch {
 		case reason != "":
-		case l.isBlocked(now, !state.Known):
+		case l.isBlocked(now):
 			reason = "locked-out"
 		case !matches:
 			reason = "wrong-one-time-code"
-			l.charge(now, !state.Known)
+			l.charge(now)
+			if err := i.shutOut(ctx, tx, by, state, l, now); err != nil {
+				return err
+			}
 		case row.superseded:
 			reason = "superseded-code" // of the message before the last: no guess, and no failure
 		default:
@@ -268,7 +342,7 @@ func (i *Identity) CompleteLogin(ctx context.Context, by actor.Actor, login stri
 		if _, err := useChallenge(ctx, tx, row.id); err != nil {
 			return err
 		}
-		device, has, err := deviceByKey(ctx, tx, state.Customer, by.Key)
+		device, has, err := i.rows.deviceByKey(ctx, tx, state.Customer, by.Key)
 		if err != nil {
 			return err
 		}
@@ -307,6 +381,23 @@ func (i *Identity) CompleteLogin(ctx context.Context, by actor.Actor, login stri
 	return out, nil
 }
 
+// shutOut revokes a known device whose lane has reached the ceiling. Its holder guesses; the customer's
+// other devices, and new ones that those approve, go on.
+func (i *Identity) shutOut(ctx context.Context, tx *db.Tx, by actor.Actor, state challenge, l lane, now time.Time) error {
+	if !state.Known || l.total < ceiling {
+		return nil
+	}
+	d, has, err := i.rows.deviceByKey(ctx, tx, state.Customer, by.Key)
+	if err != nil || !has || d.status == revoked {
+		return err
+	}
+	e := audit.Event{Action: ActionDeviceRevoke, Resource: "device " + d.id, Customer: d.customer, Outcome: audit.Granted, Reason: "too-many-failures"}
+	if err := i.Trail.Record(ctx, tx, by, e); err != nil {
+		return err
+	}
+	return i.revoke(ctx, tx, by, d, now)
+}
+
 // liftCeiling lets unknown devices try again after a known one got in. Their blocks in time stay.
 func (i *Identity) liftCeiling(ctx context.Context, tx *db.Tx, state challenge, now time.Time) error {
 	l, err := getLane(ctx, tx, state.Unknown)
@@ -323,7 +414,7 @@ func devicePending(device string) *problem.Problem {
 
 // addDevice makes by's key a pending device of the customer.
 func (i *Identity) addDevice(ctx context.Context, tx *db.Tx, by actor.Actor, c customer.ID, name string, now time.Time) (deviceRow, error) {
-	all, err := devicesOf(ctx, tx, c)
+	all, err := i.rows.devicesOf(ctx, tx, c)
 	if err != nil {
 		return deviceRow{}, err
 	}
@@ -346,7 +437,7 @@ func (i *Identity) addDevice(ctx context.Context, tx *db.Tx, by actor.Actor, c c
 	us := clock.Micros(now)
 	d := deviceRow{id: id.New("dev"), customer: c, jkt: by.Key, status: pending, added: us, seen: us}
 	d.name = ring.Seal(place("device", c, d.id), []byte(cleanName(name)))
-	if err := insertDevice(ctx, tx, d); err != nil {
+	if err := i.rows.insertDevice(ctx, tx, d); err != nil {
 		return deviceRow{}, err
 	}
 	return d, i.Trail.Record(ctx, tx, by, audit.Event{Action: ActionDeviceAdd, Resource: "device " + d.id, Customer: c, Outcome: audit.Granted})

@@ -1,9 +1,11 @@
 package identity
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -22,6 +24,7 @@ type letter struct {
 	To       string      `json:"to"`
 	Text     string      `json:"text"`
 	Customer customer.ID `json:"customer,omitempty"`
+	Known    bool        `json:"known,omitempty"` // it is for a known device
 	Made     int64       `json:"made"`
 }
 
@@ -68,7 +71,7 @@ func (i *Identity) knownText() string {
 func (i *Identity) deliver(ctx context.Context) error {
 	for {
 		limit := deliveryBatch
-		if _, broken := i.gateway.Broken(i.Clock.Now()); broken {
+		if i.gateway.Broken() {
 			limit = 1
 		}
 		claimed, more, err := i.claim(ctx, limit)
@@ -84,7 +87,7 @@ func (i *Identity) deliver(ctx context.Context) error {
 		if err := errors.Join(errs...); err != nil {
 			return err
 		}
-		_, broken := i.gateway.Broken(i.Clock.Now())
+		broken := i.gateway.Broken()
 		i.metrics.broken.Set(map[bool]float64{true: 1}[broken])
 		if broken {
 			return nil
@@ -109,6 +112,10 @@ func (i *Identity) claim(ctx context.Context, limit int) (claimed []outboxRow, m
 		claimed = nil
 		if err := look(tx); err != nil {
 			return err
+		}
+		if limit < deliveryBatch {
+			// One that has failed often must not take the turn of one that has not been tried.
+			slices.SortStableFunc(due, func(a, b outboxRow) int { return cmp.Compare(a.attempts, b.attempts) })
 		}
 		for _, row := range due {
 			var l letter
@@ -178,7 +185,10 @@ func (i *Identity) deliverOne(ctx context.Context, row outboxRow) error {
 		}
 		return err
 	}
-	i.gateway.Failure(now)
+	// A message that fails again says nothing new, and one that is put off nothing about the gateway.
+	if row.attempts == 0 && !errors.Is(err, sms.ErrLater) {
+		i.gateway.Failure(now, l.To, l.Known)
+	}
 	i.metrics.messages.WithLabelValues("failed").Inc()
 	i.Log.WarnContext(ctx, "message not taken by the gateway", "message", row.id, "attempt", row.attempts+1, "error", err)
 	pause := min(time.Second<<min(row.attempts, 5), deliveryPause)

@@ -34,7 +34,8 @@ func (i *Identity) StartRegistration(ctx context.Context, by actor.Actor, number
 	if err != nil {
 		return Started{}, errInvalidPhone
 	}
-	if err := i.admit(ctx, by, ActionRegistrationStart, "registrations", i.Limits.Registrations); err != nil {
+	s := starter{class: registering, number: e164, key: by.Key, from: network(by.Address)}
+	if err := i.admit(ctx, by, ActionRegistrationStart, s); err != nil {
 		return Started{}, err
 	}
 	now := i.Clock.Now()
@@ -42,12 +43,12 @@ func (i *Identity) StartRegistration(ctx context.Context, by actor.Actor, number
 	var started string
 	suppressed := because("message-quota")
 	event := audit.Event{Action: ActionRegistrationStart}
-	err = i.Trail.Do(ctx, by, event, func(tx *db.Tx, e *audit.Event) error {
-		a, known, err := accountByPhone(ctx, tx, index)
+	record := func(tx *db.Tx, e *audit.Event) error {
+		a, taken, err := i.rows.accountByPhone(ctx, tx, index)
 		if err != nil {
 			return err
 		}
-		send, err := i.mayMessage(ctx, tx, by, e164, "registration", true, now)
+		send, err := i.mayMessage(ctx, tx, s, true, now)
 		if err != nil {
 			return err
 		}
@@ -55,9 +56,17 @@ func (i *Identity) StartRegistration(ctx context.Context, by actor.Actor, number
 		// Only challenges of the same device make each other void, or strangers could void the codes
 		// of whoever is registering.
 		slot := i.slotKey(purposeRegistration, e164, by.Key)
-		if known {
+		switch {
+		case taken:
 			c.Reason = "known-number"
 			e.Customer, e.Personal = a.customer, numberOf(e164)
+		case !send:
+			// A code that nobody was sent can only be guessed, and with it the guesses would not be
+			// bounded by the number's quota.
+			c.Reason = suppressed.Slug()
+		}
+		if !send {
+			slot = nil // what was sent before stays good
 		}
 		var code string
 		if started, code, err = i.newChallenge(ctx, tx, purposeRegistration, by.Key, slot, c, now); err != nil {
@@ -65,7 +74,7 @@ func (i *Identity) StartRegistration(ctx context.Context, by actor.Actor, number
 		}
 		e.Resource = "registration " + started
 		l := letter{To: e164, Text: i.codeText(code)}
-		if known {
+		if taken {
 			l.Text, l.Customer = i.knownText(), a.customer
 		}
 		if !send {
@@ -73,7 +82,8 @@ func (i *Identity) StartRegistration(ctx context.Context, by actor.Actor, number
 			e.Deny(suppressed)
 		}
 		return i.post(ctx, tx, l, now)
-	})
+	}
+	err = i.write(ctx, func() error { return i.Trail.Do(ctx, by, event, record) })
 	if err != nil && !problem.Is(err, suppressed.Slug()) {
 		return Started{}, err
 	}
@@ -120,12 +130,7 @@ func (i *Identity) CompleteRegistration(ctx context.Context, by actor.Actor, reg
 		return Registered{}, i.denied(ctx, by, event, reason, "", errRegistrationFailed)
 	}
 
-	// A place in the queue first: being refused for lack of one must not cost a try.
-	leave, err := i.hasher.enter(ctx)
-	if err != nil {
-		return Registered{}, err
-	}
-	defer leave()
+	waiting := ctx
 	ctx, cancel := settle(ctx)
 	defer cancel()
 
@@ -173,7 +178,18 @@ func (i *Identity) CompleteRegistration(ctx context.Context, by actor.Actor, reg
 		return Registered{}, i.denied(ctx, by, event, reason, "", errRegistrationFailed)
 	}
 
-	// Only who holds the telephone gets here, so only they cost a hash.
+	// Only who holds the telephone gets here, so only they cost a hash, and they need not share their
+	// network's places with others. Being refused for lack of a place must not cost a try.
+	leave, err := i.hasher.enter(waiting, guest{})
+	if err != nil {
+		if failed := i.giveBack(waiting, registration); failed != nil {
+			return Registered{}, failed
+		}
+		return Registered{}, err
+	}
+	defer leave()
+	ctx, cancel = settle(waiting) // the queue has taken its time
+	defer cancel()
 	hash, err := i.hasher.make(private)
 	if err != nil {
 		return Registered{}, err
@@ -196,7 +212,7 @@ func (i *Identity) CompleteRegistration(ctx context.Context, by actor.Actor, reg
 		}
 		sealed := ring.Seal(place("account", out.Customer, "phone"), []byte(state.Phone))
 		a := account{out.Customer, hash}
-		if ok, err = insertAccount(ctx, tx, a, i.phoneIndex(state.Phone), sealed, now); err != nil {
+		if ok, err = i.rows.insertAccount(ctx, tx, a, i.phoneIndex(state.Phone), sealed, now); err != nil {
 			return err
 		}
 		if !ok {
@@ -204,7 +220,7 @@ func (i *Identity) CompleteRegistration(ctx context.Context, by actor.Actor, reg
 		}
 		us := clock.Micros(now)
 		e.Resource, e.Personal = "device "+out.Device, numberOf(state.Phone)
-		return insertDevice(ctx, tx, deviceRow{
+		return i.rows.insertDevice(ctx, tx, deviceRow{
 			id: out.Device, customer: out.Customer, jkt: by.Key, status: authorised, added: us, seen: us,
 			name: ring.Seal(place("device", out.Customer, out.Device), []byte(cleanName(deviceName))),
 		})
@@ -218,6 +234,19 @@ func (i *Identity) CompleteRegistration(ctx context.Context, by actor.Actor, reg
 	}
 	i.metrics.done.WithLabelValues(event.Action).Inc()
 	return out, nil
+}
+
+// giveBack undoes the count of a try.
+func (i *Identity) giveBack(ctx context.Context, challengeID string) error {
+	ctx, cancel := settle(ctx)
+	defer cancel()
+	return i.DB.Update(ctx, func(tx *db.Tx) error {
+		row, found, err := challengeByID(ctx, tx, challengeID, purposeRegistration)
+		if err != nil || !found || row.superseded {
+			return err
+		}
+		return setTries(ctx, tx, row.id, min(row.tries+1, codeTries))
+	})
 }
 
 var errNotDevice = problem.New(problem.Unauthenticated, "invalid-dpop-proof", "Prove the device's key with a DPoP proof.")

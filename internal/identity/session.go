@@ -62,7 +62,7 @@ func (i *Identity) newSession(ctx context.Context, tx *db.Tx, d deviceRow, now t
 		expires: clock.Micros(now.Add(i.SessionLifetime)),
 	}
 	s.idleExpires = min(clock.Micros(now.Add(i.IdleLifetime)), s.expires)
-	if err := insertSession(ctx, tx, s); err != nil {
+	if err := i.rows.insertSession(ctx, tx, s); err != nil {
 		return Tokens{}, err
 	}
 	return i.newTokens(ctx, tx, s, now)
@@ -98,7 +98,7 @@ func (i *Identity) Refresh(ctx context.Context, by actor.Actor, token secret.Val
 	var found bool
 	if wellFormed(text, refreshPrefix) {
 		err := i.DB.View(ctx, func(tx *db.Tx) (err error) {
-			s, found, err = sessionByRefresh(ctx, tx, hash)
+			s, found, err = i.rows.sessionByRefresh(ctx, tx, hash)
 			return err
 		})
 		if err != nil {
@@ -133,7 +133,7 @@ func (i *Identity) Refresh(ctx context.Context, by actor.Actor, token secret.Val
 			e.Deny(because(reason))
 			return nil
 		}
-		s, found, err := sessionByRefresh(ctx, tx, hash)
+		s, found, err := i.rows.sessionByRefresh(ctx, tx, hash)
 		switch {
 		case err != nil:
 			return err
@@ -193,14 +193,14 @@ func (i *Identity) CurrentSession(ctx context.Context, by actor.Actor) (out Sess
 	}
 	event := audit.Event{Action: ActionSessionRead, Resource: "session " + by.Session, Customer: c}
 	err = i.Trail.Do(ctx, by, event, func(tx *db.Tx, _ *audit.Event) error {
-		s, ok, err := sessionByID(ctx, tx, c, by.Session)
+		s, ok, err := i.rows.sessionByID(ctx, tx, c, by.Session)
 		if err != nil {
 			return err
 		}
 		if !ok || s.revoked.Valid {
 			return errSessionRevoked
 		}
-		d, _, err := deviceByID(ctx, tx, c, s.device)
+		d, _, err := i.rows.deviceByID(ctx, tx, c, s.device)
 		if err != nil {
 			return err
 		}

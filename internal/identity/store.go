@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"strongroom/internal/clock"
@@ -26,19 +27,59 @@ type account struct {
 	code     hashed
 }
 
-func accountByPhone(ctx context.Context, tx *db.Tx, phoneIndex []byte) (a account, ok bool, err error) {
-	ok, err = none(tx.QueryRow(ctx, `SELECT customer_id, code_hash, pepper_version FROM account WHERE phone_index = $1`,
-		phoneIndex).Scan(&a.customer, &a.code.hash, &a.code.pepper))
+func (r rows) accountByPhone(ctx context.Context, tx *db.Tx, phoneIndex []byte) (a account, ok bool, err error) {
+	var stamp []byte
+	ok, err = none(tx.QueryRow(ctx, `SELECT customer_id, code_hash, pepper_version, stamp FROM account WHERE phone_index = $1`,
+		phoneIndex).Scan(&a.customer, &a.code.hash, &a.code.pepper, &stamp))
+	if ok {
+		err = r.check(stamp, accountParts(a.customer, phoneIndex, a.code))
+	}
 	return a, ok, err
 }
 
 // insertAccount reports false when the number has an account already.
-func insertAccount(ctx context.Context, tx *db.Tx, a account, phoneIndex, sealedPhone []byte, now time.Time) (bool, error) {
+func (r rows) insertAccount(ctx context.Context, tx *db.Tx, a account, phoneIndex, sealedPhone []byte, now time.Time) (bool, error) {
 	n, err := tx.Exec(ctx, `
-		INSERT INTO account (customer_id, phone_index, phone, code_hash, pepper_version, made_at)
-		VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (phone_index) DO NOTHING`,
-		string(a.customer), phoneIndex, sealedPhone, a.code.hash, int64(a.code.pepper), clock.Micros(now))
+		INSERT INTO account (customer_id, phone_index, phone, code_hash, pepper_version, made_at, stamp)
+		VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (phone_index) DO NOTHING`,
+		string(a.customer), phoneIndex, sealedPhone, a.code.hash, int64(a.code.pepper), clock.Micros(now),
+		r.stamp(accountParts(a.customer, phoneIndex, a.code)))
 	return n == 1, err
+}
+
+// replaceHash puts fresh in the place of old, if that is still there.
+func (r rows) replaceHash(ctx context.Context, tx *db.Tx, c customer.ID, old, fresh hashed) error {
+	var phoneIndex, stamp []byte
+	there, err := none(tx.QueryRow(ctx, `SELECT phone_index, stamp FROM account WHERE customer_id = $1 AND code_hash = $2`,
+		string(c), old.hash).Scan(&phoneIndex, &stamp))
+	if err != nil || !there {
+		return err
+	}
+	if err := r.check(stamp, accountParts(c, phoneIndex, old)); err != nil {
+		return err
+	}
+	_, err = tx.Exec(ctx, `UPDATE account SET code_hash = $1, pepper_version = $2, stamp = $3 WHERE customer_id = $4 AND code_hash = $5`,
+		fresh.hash, int64(fresh.pepper), r.stamp(accountParts(c, phoneIndex, fresh)), string(c), old.hash)
+	return err
+}
+
+// hashCosts returns the costs of the hashes in use, which stand in their fifth and sixth characters.
+func hashCosts(ctx context.Context, tx *db.Tx) (costs []int, err error) {
+	rows, err := tx.Query(ctx, `SELECT DISTINCT substr(code_hash, 5, 2) FROM account`)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var digits []byte
+		if err := rows.Scan(&digits); err != nil {
+			return nil, err
+		}
+		if c, err := strconv.Atoi(string(digits)); err == nil {
+			costs = append(costs, c)
+		}
+	}
+	return costs, rows.Err()
 }
 
 // The states of a device.
@@ -59,53 +100,61 @@ type deviceRow struct {
 	seen     int64
 }
 
-const deviceColumns = `id, customer_id, jkt, name, status, added_at, last_seen_at`
+const deviceColumns = `id, customer_id, jkt, name, status, added_at, last_seen_at, stamp`
 
-func (d *deviceRow) scan(row interface{ Scan(...any) error }) error {
-	return row.Scan(&d.id, &d.customer, &d.jkt, &d.name, &d.status, &d.added, &d.seen)
+func (r rows) scanDevice(row interface{ Scan(...any) error }) (d deviceRow, err error) {
+	var stamp []byte
+	if err = row.Scan(&d.id, &d.customer, &d.jkt, &d.name, &d.status, &d.added, &d.seen, &stamp); err == nil {
+		err = r.check(stamp, deviceParts(d.id, d.customer, d.jkt, d.status))
+	}
+	return d, err
 }
 
-func deviceByKey(ctx context.Context, tx *db.Tx, c customer.ID, jkt string) (d deviceRow, ok bool, err error) {
-	ok, err = none(d.scan(tx.QueryRow(ctx, `SELECT `+deviceColumns+` FROM device WHERE customer_id = $1 AND jkt = $2`, string(c), jkt)))
+func (r rows) deviceByKey(ctx context.Context, tx *db.Tx, c customer.ID, jkt string) (d deviceRow, ok bool, err error) {
+	d, err = r.scanDevice(tx.QueryRow(ctx, `SELECT `+deviceColumns+` FROM device WHERE customer_id = $1 AND jkt = $2`, string(c), jkt))
+	ok, err = none(err)
 	return d, ok, err
 }
 
-func deviceByID(ctx context.Context, tx *db.Tx, c customer.ID, id string) (d deviceRow, ok bool, err error) {
-	ok, err = none(d.scan(tx.QueryRow(ctx, `SELECT `+deviceColumns+` FROM device WHERE customer_id = $1 AND id = $2`, string(c), id)))
+func (r rows) deviceByID(ctx context.Context, tx *db.Tx, c customer.ID, id string) (d deviceRow, ok bool, err error) {
+	d, err = r.scanDevice(tx.QueryRow(ctx, `SELECT `+deviceColumns+` FROM device WHERE customer_id = $1 AND id = $2`, string(c), id))
+	ok, err = none(err)
 	return d, ok, err
 }
 
-func devicesOf(ctx context.Context, tx *db.Tx, c customer.ID) ([]deviceRow, error) {
-	rows, err := tx.Query(ctx, `SELECT `+deviceColumns+` FROM device WHERE customer_id = $1 ORDER BY id`, string(c))
+func (r rows) devicesOf(ctx context.Context, tx *db.Tx, c customer.ID) ([]deviceRow, error) {
+	found, err := tx.Query(ctx, `SELECT `+deviceColumns+` FROM device WHERE customer_id = $1 ORDER BY id`, string(c))
 	if err != nil {
 		return nil, err
 	}
-	defer rows.Close()
+	defer found.Close()
 	var out []deviceRow
-	for rows.Next() {
-		var d deviceRow
-		if err := d.scan(rows); err != nil {
+	for found.Next() {
+		d, err := r.scanDevice(found)
+		if err != nil {
 			return nil, err
 		}
 		out = append(out, d)
 	}
-	return out, rows.Err()
+	return out, found.Err()
 }
 
-func insertDevice(ctx context.Context, tx *db.Tx, d deviceRow) error {
+func (r rows) insertDevice(ctx context.Context, tx *db.Tx, d deviceRow) error {
 	var decided any
 	if d.status == authorised {
 		decided = d.added
 	}
 	_, err := tx.Exec(ctx, `
-		INSERT INTO device (id, customer_id, jkt, name, status, added_at, decided_at, last_seen_at)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`,
-		d.id, string(d.customer), d.jkt, d.name, d.status, d.added, decided, d.seen)
+		INSERT INTO device (id, customer_id, jkt, name, status, added_at, decided_at, last_seen_at, stamp)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`,
+		d.id, string(d.customer), d.jkt, d.name, d.status, d.added, decided, d.seen,
+		r.stamp(deviceParts(d.id, d.customer, d.jkt, d.status)))
 	return err
 }
 
-func setDeviceStatus(ctx context.Context, tx *db.Tx, id, status string, now time.Time) error {
-	_, err := tx.Exec(ctx, `UPDATE device SET status = $1, decided_at = $2 WHERE id = $3`, status, clock.Micros(now), id)
+func (r rows) setDeviceStatus(ctx context.Context, tx *db.Tx, d deviceRow, status string, now time.Time) error {
+	_, err := tx.Exec(ctx, `UPDATE device SET status = $1, decided_at = $2, stamp = $3 WHERE id = $4`,
+		status, clock.Micros(now), r.stamp(deviceParts(d.id, d.customer, d.jkt, status)), d.id)
 	return err
 }
 
@@ -119,12 +168,34 @@ type sessionRow struct {
 	deviceStatus         string
 	tokenExpires         int64
 	tokenUsed            sql.NullInt64 // refresh tokens only
+	stamp, deviceStamp   []byte
 }
 
-const sessionColumns = `s.id, s.device_id, s.jkt, s.customer_id, s.made_at, s.used_at, s.idle_expires_at, s.expires_at, s.revoked_at, d.status`
+const (
+	sessionColumns = `s.id, s.device_id, s.jkt, s.customer_id, s.made_at, s.used_at, s.idle_expires_at, s.expires_at, s.revoked_at, s.stamp, d.status, d.stamp`
+	sessionDevice  = `device d ON d.id = s.device_id AND d.customer_id = s.customer_id AND d.jkt = s.jkt`
+)
 
 func (s *sessionRow) fields(more ...any) []any {
-	return append([]any{&s.id, &s.device, &s.jkt, &s.customer, &s.made, &s.used, &s.idleExpires, &s.expires, &s.revoked, &s.deviceStatus}, more...)
+	return append([]any{&s.id, &s.device, &s.jkt, &s.customer, &s.made, &s.used, &s.idleExpires, &s.expires, &s.revoked, &s.stamp,
+		&s.deviceStatus, &s.deviceStamp}, more...)
+}
+
+// checkSession checks the stamps of a session and of its device.
+func (r rows) checkSession(s *sessionRow) error {
+	if err := r.check(s.stamp, sessionParts(s)); err != nil {
+		return err
+	}
+	return r.check(s.deviceStamp, deviceParts(s.device, s.customer, s.jkt, s.deviceStatus))
+}
+
+// checked finishes the reading of a session.
+func (r rows) checked(s sessionRow, scan error) (sessionRow, bool, error) {
+	ok, err := none(scan)
+	if ok {
+		err = r.checkSession(&s)
+	}
+	return s, ok, err
 }
 
 // over reports whether the session has ended by itself at now.
@@ -135,35 +206,38 @@ func (s *sessionRow) over(now time.Time) bool {
 
 const sessionByAccessQuery = `
 	SELECT ` + sessionColumns + `, t.expires_at
-	FROM access_token t JOIN session s ON s.id = t.session_id JOIN device d ON d.id = s.device_id
+	FROM access_token t JOIN session s ON s.id = t.session_id JOIN ` + sessionDevice + `
 	WHERE t.hash = $1`
 
 // sessionByAccess is the one read of every session check.
-func sessionByAccess(ctx context.Context, tx *db.Tx, hash []byte) (s sessionRow, ok bool, err error) {
-	ok, err = none(tx.QueryRow(ctx, sessionByAccessQuery, hash).Scan(s.fields(&s.tokenExpires)...))
-	return s, ok, err
+func (r rows) sessionByAccess(ctx context.Context, tx *db.Tx, hash []byte) (sessionRow, bool, error) {
+	var s sessionRow
+	err := tx.QueryRow(ctx, sessionByAccessQuery, hash).Scan(s.fields(&s.tokenExpires)...)
+	return r.checked(s, err)
 }
 
-func sessionByRefresh(ctx context.Context, tx *db.Tx, hash []byte) (s sessionRow, ok bool, err error) {
-	ok, err = none(tx.QueryRow(ctx, `
+func (r rows) sessionByRefresh(ctx context.Context, tx *db.Tx, hash []byte) (sessionRow, bool, error) {
+	var s sessionRow
+	err := tx.QueryRow(ctx, `
 		SELECT `+sessionColumns+`, t.expires_at, t.used_at
-		FROM refresh_token t JOIN session s ON s.id = t.session_id JOIN device d ON d.id = s.device_id
-		WHERE t.hash = $1`, hash).Scan(s.fields(&s.tokenExpires, &s.tokenUsed)...))
-	return s, ok, err
+		FROM refresh_token t JOIN session s ON s.id = t.session_id JOIN `+sessionDevice+`
+		WHERE t.hash = $1`, hash).Scan(s.fields(&s.tokenExpires, &s.tokenUsed)...)
+	return r.checked(s, err)
 }
 
-func sessionByID(ctx context.Context, tx *db.Tx, c customer.ID, id string) (s sessionRow, ok bool, err error) {
-	ok, err = none(tx.QueryRow(ctx, `
-		SELECT `+sessionColumns+` FROM session s JOIN device d ON d.id = s.device_id
-		WHERE s.id = $1 AND s.customer_id = $2`, id, string(c)).Scan(s.fields()...))
-	return s, ok, err
+func (r rows) sessionByID(ctx context.Context, tx *db.Tx, c customer.ID, id string) (sessionRow, bool, error) {
+	var s sessionRow
+	err := tx.QueryRow(ctx, `
+		SELECT `+sessionColumns+` FROM session s JOIN `+sessionDevice+`
+		WHERE s.id = $1 AND s.customer_id = $2`, id, string(c)).Scan(s.fields()...)
+	return r.checked(s, err)
 }
 
-func insertSession(ctx context.Context, tx *db.Tx, s sessionRow) error {
+func (r rows) insertSession(ctx context.Context, tx *db.Tx, s sessionRow) error {
 	_, err := tx.Exec(ctx, `
-		INSERT INTO session (id, customer_id, device_id, jkt, made_at, used_at, idle_expires_at, expires_at)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`,
-		s.id, string(s.customer), s.device, s.jkt, s.made, s.used, s.idleExpires, s.expires)
+		INSERT INTO session (id, customer_id, device_id, jkt, made_at, used_at, idle_expires_at, expires_at, stamp)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`,
+		s.id, string(s.customer), s.device, s.jkt, s.made, s.used, s.idleExpires, s.expires, r.stamp(sessionParts(&s)))
 	return err
 }
 
@@ -277,6 +351,30 @@ func putLane(ctx context.Context, tx *db.Tx, key []byte, l lane, now time.Time) 
 			blocked_until = excluded.blocked_until, updated_at = excluded.updated_at`,
 		key, l.failures, l.total, l.level, l.blocked, clock.Micros(now))
 	return err
+}
+
+// lockLane returns the lane for a transaction that may be read-committed: until its end nobody else
+// changes the lane, and what is returned is what was committed last. Under full serialization starts at
+// the same instant would refuse each other, since their lanes lie side by side in one index.
+func lockLane(ctx context.Context, tx *db.Tx, key []byte, now time.Time) (lane, error) {
+	_, err := tx.Exec(ctx, `
+		INSERT INTO throttle (lane, failures, total, level, blocked_until, updated_at) VALUES ($1, 0, 0, 0, 0, $2)
+		ON CONFLICT (lane) DO UPDATE SET updated_at = excluded.updated_at`, key, clock.Micros(now))
+	if err != nil {
+		return lane{}, err
+	}
+	return getLane(ctx, tx, key)
+}
+
+// lockCounter is to counters what lockLane is to lanes.
+func lockCounter(ctx context.Context, tx *db.Tx, key []byte, now time.Time) (counter, error) {
+	_, err := tx.Exec(ctx, `
+		INSERT INTO quota (counted, since, count, previous, refused, expires_at) VALUES ($1, 0, 0, 0, 0, $2)
+		ON CONFLICT (counted) DO UPDATE SET counted = excluded.counted`, key, clock.Micros(now))
+	if err != nil {
+		return counter{}, err
+	}
+	return getCounter(ctx, tx, key)
 }
 
 func getCounter(ctx context.Context, tx *db.Tx, key []byte) (c counter, err error) {

@@ -17,9 +17,13 @@ type Lease struct {
 	Epoch        int64
 }
 
+// maxSkew is how far the clocks of the replicas may be apart before they take leases from each other.
+const maxSkew = time.Minute
+
 // Acquire takes the lease called name for ttl, or renews it, when it is free, expired or holder's
 // own. held is false when somebody else has it. The clocks of the replicas need to agree only
-// roughly: who is late is stopped by Holds, not by the time.
+// roughly: who is late is stopped by Holds, not by the time. A lease that would last longer than
+// anybody asks for was not given by Acquire, and is taken like an expired one.
 func Acquire(ctx context.Context, d *db.DB, clk clock.Clock, name, holder string, ttl time.Duration) (epoch int64, held bool, err error) {
 	err = d.UpdateReadCommitted(ctx, func(tx *db.Tx) error {
 		now := clk.Now()
@@ -29,8 +33,9 @@ func Acquire(ctx context.Context, d *db.DB, clk clock.Clock, name, holder string
 			ON CONFLICT (name) DO UPDATE
 				SET epoch = lease.epoch + CASE WHEN lease.holder = excluded.holder THEN 0 ELSE 1 END,
 				    holder = excluded.holder, expires_at = excluded.expires_at
-				WHERE lease.holder = excluded.holder OR lease.expires_at <= $4
-			RETURNING epoch`, name, holder, clock.Micros(now.Add(ttl)), clock.Micros(now)).Scan(&epoch)
+				WHERE lease.holder = excluded.holder OR lease.expires_at <= $4 OR lease.expires_at > $5
+			RETURNING epoch`, name, holder, clock.Micros(now.Add(ttl)), clock.Micros(now),
+			clock.Micros(now.Add(ttl+maxSkew))).Scan(&epoch)
 		if errors.Is(err, sql.ErrNoRows) {
 			return nil
 		}

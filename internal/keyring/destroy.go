@@ -3,6 +3,7 @@ package keyring
 import (
 	"context"
 	"crypto/ed25519"
+	"fmt"
 	"strconv"
 
 	"golang.org/x/mod/sumdb/note"
@@ -43,7 +44,7 @@ func (k *Keyring) DestroyCustomer(ctx context.Context, tx *db.Tx, by actor.Actor
 	if len(rows) == 0 {
 		return 0, errUnknown
 	}
-	if err := deleteDataKeys(ctx, tx, c, clock.Micros(k.clock.Now())); err != nil {
+	if err := k.deleteDataKeys(ctx, tx, c, clock.Micros(k.clock.Now())); err != nil {
 		return 0, err
 	}
 	k.Forget(c) // the events below must not be sealed under it
@@ -61,18 +62,22 @@ func (k *Keyring) DestroyCustomer(ctx context.Context, tx *db.Tx, by actor.Actor
 // database each time, where Customer may answer from the cache: whoever finds nothing of a customer,
 // or is about to add something, asks it in the same transaction.
 func (k *Keyring) Erased(ctx context.Context, tx *db.Tx, c customer.ID) error {
-	erased, err := isErased(ctx, tx, c)
-	if err == nil && erased {
-		err = errErased
+	mac, at, erased, err := selectTombstone(ctx, tx, c)
+	switch {
+	case err != nil || !erased:
+		return err
+	case !k.isTombstone(c, at, mac):
+		return fmt.Errorf("%w: the tombstone of customer %s was not written by Strongroom: remove it", ErrDamaged, c)
 	}
-	return err
+	return errErased
 }
 
-func deleteDataKeys(ctx context.Context, tx *db.Tx, c customer.ID, now int64) error {
+func (k *Keyring) deleteDataKeys(ctx context.Context, tx *db.Tx, c customer.ID, now int64) error {
 	if _, err := tx.Exec(ctx, `DELETE FROM data_key WHERE customer_id = $1`, c); err != nil {
 		return err
 	}
-	_, err := tx.Exec(ctx, `INSERT INTO data_key_tombstone (customer_id, erased_at) VALUES ($1, $2)`, c, now)
+	_, err := tx.Exec(ctx, `INSERT INTO data_key_tombstone (customer_id, erased_at, mac) VALUES ($1, $2, $3)`,
+		c, now, k.TombstoneMAC(c, now))
 	return err
 }
 

@@ -80,6 +80,10 @@ type Options struct {
 	DB   *db.DB
 	Root Root
 
+	// Create makes the keys that are missing: for the one who makes the installation. Without it a key
+	// that is missing was taken away, and a new one in its place would hide that.
+	Create bool
+
 	// Record records the events. When the trail needs this very keyring, as it does, give Connect
 	// instead: it is called once, as soon as the keyring holds its keys and before they are committed,
 	// and returns the recorder that then also records their making. It must not touch the database,
@@ -148,8 +152,9 @@ func (s keySet) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(redacted)) }
 // Format hides what is told of the key.
 func (h heldKEK) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(redacted)) }
 
-// Open unwraps the keys of o.DB, and makes the first KEK and the service keys that are missing, each
-// with its event, in one transaction. Two processes that start at the same time agree on one set.
+// Open unwraps the keys of o.DB. With o.Create it makes the first KEK and the service keys that are
+// missing, each with its event, in one transaction; two processes that do so at the same time agree on
+// one set. Without, it fails with ErrDamaged when one is missing.
 //
 // It fails with ErrEnvironment for the keys of another environment or installation, with ErrOtherRoot
 // or ErrUnwrap when the root key does not open them, and with the problem "keys-unavailable" when the
@@ -202,7 +207,7 @@ func Open(ctx context.Context, by actor.Actor, o Options) (*Keyring, error) {
 	// Another process may make keys between our look and our try; the second round finds them. More
 	// rounds are for an upgrade that makes keys at the same moment.
 	for range 5 {
-		err = k.load(ctx, by, connect)
+		err = k.load(ctx, by, o.Create, connect)
 		if !errors.Is(err, errMoved) {
 			break
 		}
@@ -246,7 +251,7 @@ var errMoved = errors.New("another process is making the keys")
 
 // load reads and unwraps all keys and makes what is missing. The root is called outside of any
 // transaction: it may be a service far away.
-func (k *Keyring) load(ctx context.Context, by actor.Actor, connect func()) error {
+func (k *Keyring) load(ctx context.Context, by actor.Actor, create bool, connect func()) error {
 	var rows keyRows
 	err := k.db.View(ctx, func(tx *db.Tx) (err error) {
 		rows, err = selectKeys(ctx, tx)
@@ -259,6 +264,9 @@ func (k *Keyring) load(ctx context.Context, by actor.Actor, connect func()) erro
 	var set *keySet
 	var first *kekRow
 	if len(rows.keks) == 0 {
+		if !create {
+			return fmt.Errorf("%w: there is no KEK: bring the tables kek, kek_wrap and service_key back from a backup", ErrDamaged)
+		}
 		if set, first, err = k.firstKEK(ctx); err != nil {
 			return err
 		}
@@ -274,6 +282,9 @@ func (k *Keyring) load(ctx context.Context, by actor.Actor, connect func()) erro
 		k.hold(set)
 		connect()
 		return nil
+	}
+	if !create {
+		return fmt.Errorf("%w: service key %s is missing: bring the table service_key back from a backup", ErrDamaged, missing[0].name)
 	}
 
 	// The keys are made before the transaction, which may run more than once: whatever Connect saw in
@@ -527,12 +538,8 @@ func (k *Keyring) CreateCustomer(ctx context.Context, tx *db.Tx, by actor.Actor,
 	if k.record.Load() == nil {
 		return nil, errNoRecorder
 	}
-	erased, err := isErased(ctx, tx, c)
-	if err != nil {
+	if err := k.Erased(ctx, tx, c); err != nil {
 		return nil, err
-	}
-	if erased {
-		return nil, errErased
 	}
 	// What another process has made of the KEKs holds for this transaction too: a retired one never
 	// wraps again, so that what is found not to need it never will.
@@ -594,6 +601,9 @@ func (k *Keyring) Customer(ctx context.Context, tx *db.Tx, c customer.ID) (*seal
 	states := make([]string, len(rows))
 	for i, row := range rows {
 		if row.version == 0 { // the tombstone
+			if !k.isTombstone(c, row.madeAt, row.wrapped) {
+				return nil, fmt.Errorf("%w: the tombstone of customer %s was not written by Strongroom: remove it", ErrDamaged, c)
+			}
 			return nil, errErased
 		}
 		if set.held[row.kekVersion].key == nil && row.state != destroyed {
@@ -617,7 +627,7 @@ func (k *Keyring) Customer(ctx context.Context, tx *db.Tx, c customer.ID) (*seal
 		keys = append(keys, key)
 	}
 	if len(keys) == 0 {
-		return nil, errErased
+		return nil, fmt.Errorf("%w: data key %s is destroyed without a tombstone: bring its rows back from a backup", ErrDamaged, c)
 	}
 	if _, err := activeOf(states); err != nil {
 		return nil, fmt.Errorf("data key %s: %w", c, err)
@@ -653,8 +663,13 @@ type Info struct {
 }
 
 // List returns all keys, without anything secret: KEKs first, then the customers' data keys summed up
-// by version, KEK and state (MadeAt is the oldest), then the service keys. It leaves an event.
+// by version, KEK and state (MadeAt is the oldest), then the service keys. It leaves an event. Only the
+// system may ask for it so far; anybody else gets the problem "keys-not-allowed", and the event of that
+// is the caller's to record.
 func (k *Keyring) List(ctx context.Context, by actor.Actor) ([]Info, error) {
+	if by.Kind != actor.System {
+		return nil, problem.New(problem.Forbidden, "keys-not-allowed", "You may not list the keys.")
+	}
 	var list []Info
 	err := k.db.Update(ctx, func(tx *db.Tx) error {
 		list = nil

@@ -66,6 +66,7 @@ func openWith(t testing.TB, o Options) setup {
 	}
 	o.Record = s.events.record
 	var err error
+	o.Create = true
 	if s.Keyring, err = Open(t.Context(), by, o); err != nil {
 		t.Fatal(err)
 	}
@@ -119,10 +120,10 @@ func count(t testing.TB, d *db.DB, query string) (n int) {
 }
 
 // erase does to c's keys what an erasure does.
-func erase(t testing.TB, d *db.DB, c customer.ID) {
+func erase(t testing.TB, k *Keyring, c customer.ID) {
 	t.Helper()
-	exec(t, d, `DELETE FROM data_key WHERE customer_id = $1`, c)
-	exec(t, d, `INSERT INTO data_key_tombstone (customer_id, erased_at) VALUES ($1, 1)`, c)
+	exec(t, k.db, `DELETE FROM data_key WHERE customer_id = $1`, c)
+	exec(t, k.db, `INSERT INTO data_key_tombstone (customer_id, erased_at, mac) VALUES ($1, 1, $2)`, c, k.TombstoneMAC(c, 1))
 }
 
 var place = seal.Place{Room: "vault", Table: "record", Record: "profile/main", Version: 1}
@@ -240,7 +241,7 @@ func TestConnect(t *testing.T) {
 			calls := 0
 			var sealed []byte
 			var during *seal.Ring
-			k, err := Open(t.Context(), by, Options{DB: d, Root: root, Connect: func(k *Keyring) Recorder {
+			k, err := Open(t.Context(), by, Options{Create: true, DB: d, Root: root, Connect: func(k *Keyring) Recorder {
 				calls++
 				during = k.Service(KeyEvent)
 				return func(ctx context.Context, tx *db.Tx, by actor.Actor, c customer.ID, action, resource string) error {
@@ -293,7 +294,7 @@ func TestTwoReplicasStart(t *testing.T) {
 			group.Go(func() {
 				<-start
 				var err error
-				if rings[i], err = Open(t.Context(), by, Options{DB: d, Root: root, Record: e.record}); err != nil {
+				if rings[i], err = Open(t.Context(), by, Options{Create: true, DB: d, Root: root, Record: e.record}); err != nil {
 					t.Error(err)
 				}
 			})
@@ -342,7 +343,7 @@ func TestLosesTheRace(t *testing.T) {
 		var winner setup
 		racing := &wrapHook{Root: root, before: func() { winner = openKeyring(t, d, root) }}
 		connects := 0
-		late, err := Open(t.Context(), by, Options{DB: d, Root: racing, Connect: func(*Keyring) Recorder {
+		late, err := Open(t.Context(), by, Options{Create: true, DB: d, Root: racing, Connect: func(*Keyring) Recorder {
 			connects++
 			return new(events).record
 		}})
@@ -455,7 +456,7 @@ func TestErasedIsNotUnknown(t *testing.T) {
 			return rows
 		}()
 
-		erase(t, d, c) // by another process: seen when the lease ends
+		erase(t, k.Keyring, c) // by another process: seen when the lease ends
 		if _, err := k.ring(t, c); err != nil {
 			t.Errorf("within the lease: %v", err)
 		}
@@ -470,7 +471,7 @@ func TestErasedIsNotUnknown(t *testing.T) {
 			t.Errorf("malformed: %v", err)
 		}
 
-		erase(t, d, other) // by this process: seen at once
+		erase(t, k.Keyring, other) // by this process: seen at once
 		k.Forget(other)
 		if _, err := k.ring(t, other); !problem.Is(err, "customer-erased") {
 			t.Errorf("after Forget: %v", err)
@@ -566,8 +567,8 @@ func TestTamperedRows(t *testing.T) {
 			t.Errorf("unknown state: %v", err)
 		}
 		set(a, nil, 1, 1, destroyed)
-		if _, err := k.ring(t, a); !problem.Is(err, "customer-erased") {
-			t.Errorf("destroyed: %v", err)
+		if _, err := k.ring(t, a); !errors.Is(err, ErrDamaged) {
+			t.Errorf("destroyed without a tombstone: %v", err)
 		}
 		set(a, good, 1, 1, active)
 		if _, err := k.ring(t, a); err != nil {
@@ -576,7 +577,7 @@ func TestTamperedRows(t *testing.T) {
 
 		refused := func(name string, want error) {
 			t.Helper()
-			again, err := Open(ctx, by, Options{DB: d, Root: root, Record: k.events.record})
+			again, err := Open(ctx, by, Options{Create: true, DB: d, Root: root, Record: k.events.record})
 			if !errors.Is(err, want) || again != nil {
 				t.Errorf("%s: %v; want %v", name, err, want)
 			}
@@ -603,7 +604,7 @@ func TestTamperedRows(t *testing.T) {
 		exec(t, d, `UPDATE kek SET version = 1`)
 		exec(t, d, `UPDATE kek_wrap SET kek_version = 1`)
 		exec(t, d, `UPDATE kek SET algorithm = 'none'`)
-		if _, err := Open(ctx, by, Options{DB: d, Root: root}); err == nil {
+		if _, err := Open(ctx, by, Options{Create: true, DB: d, Root: root}); err == nil {
 			t.Error("an unknown algorithm was taken")
 		}
 		exec(t, d, `UPDATE kek SET algorithm = $1`, aesGCM)
@@ -620,10 +621,10 @@ func TestForeignKeys(t *testing.T) {
 		k := openKeyring(t, d, root)
 		c := k.create(t)
 
-		if _, err := Open(ctx, by, Options{DB: d, Root: testRoot(t)}); !errors.Is(err, ErrOtherRoot) || !strings.Contains(err.Error(), root.ID()) {
+		if _, err := Open(ctx, by, Options{Create: true, DB: d, Root: testRoot(t)}); !errors.Is(err, ErrOtherRoot) || !strings.Contains(err.Error(), root.ID()) {
 			t.Errorf("another root: %v", err)
 		}
-		if _, err := Open(ctx, by, Options{DB: d, Root: &wrapHook{Root: downRoot{root}}}); !problem.Is(err, "keys-unavailable") {
+		if _, err := Open(ctx, by, Options{Create: true, DB: d, Root: &wrapHook{Root: downRoot{root}}}); !problem.Is(err, "keys-unavailable") {
 			t.Errorf("a root that does not answer: %v", err)
 		}
 
@@ -636,14 +637,14 @@ func TestForeignKeys(t *testing.T) {
 		}
 		defer func() { _ = live.Close() }()
 		copyKeys(t, d, live, c)
-		_, err = Open(ctx, by, Options{DB: live, Root: root, Record: k.events.record})
+		_, err = Open(ctx, by, Options{Create: true, DB: live, Root: root, Record: k.events.record})
 		if !errors.Is(err, ErrEnvironment) || !strings.Contains(err.Error(), "live") || !strings.Contains(err.Error(), "configure") {
 			t.Errorf("another environment: %v", err)
 		}
 
 		twin := dbtest.Open(t, d.Engine())
 		copyKeys(t, d, twin, c)
-		if _, err := Open(ctx, by, Options{DB: twin, Root: root, Record: k.events.record}); !errors.Is(err, ErrEnvironment) {
+		if _, err := Open(ctx, by, Options{Create: true, DB: twin, Root: root, Record: k.events.record}); !errors.Is(err, ErrEnvironment) {
 			t.Errorf("another installation: %v", err)
 		}
 
@@ -949,7 +950,7 @@ func TestCacheBounds(t *testing.T) {
 func TestMetricsTwice(t *testing.T) {
 	d, root, registry := dbtest.Open(t, db.SQLite), testRoot(t), prometheus.NewRegistry()
 	for range 2 {
-		if _, err := Open(t.Context(), by, Options{DB: d, Root: root, Record: new(events).record, Metrics: registry}); err != nil {
+		if _, err := Open(t.Context(), by, Options{Create: true, DB: d, Root: root, Record: new(events).record, Metrics: registry}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -960,7 +961,7 @@ func TestNothingLeaks(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		var log bytes.Buffer
 		e := new(events)
-		k, err := Open(t.Context(), by, Options{DB: d, Root: testRoot(t), Record: e.record, Log: slog.New(slog.NewJSONHandler(&log, nil))})
+		k, err := Open(t.Context(), by, Options{Create: true, DB: d, Root: testRoot(t), Record: e.record, Log: slog.New(slog.NewJSONHandler(&log, nil))})
 		if err != nil {
 			t.Fatal(err)
 		}

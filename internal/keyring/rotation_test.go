@@ -356,7 +356,7 @@ func TestErasedStaysErased(t *testing.T) {
 		}); err != nil || len(read) != 3 {
 			t.Fatalf("%d rows, %v", len(read), err)
 		}
-		erase(t, d, gone)
+		erase(t, k.Keyring, gone)
 		exec(t, d, `UPDATE data_key SET wrapped = NULL, state = 'destroyed' WHERE customer_id = $1`, emptied)
 		update(t, d, func(tx *db.Tx) error {
 			n, err := rewrapDataKeys(ctx, tx, read, 2)
@@ -775,7 +775,7 @@ func TestAnyOrderOfDeeds(t *testing.T) {
 			"erase": func(r *rapid.T) {
 				for c := range sealed {
 					if !erased[c] {
-						erase(t, d, c)
+						erase(t, k.Keyring, c)
 						k.Forget(c)
 						erased[c] = true
 						return

@@ -2,6 +2,8 @@ package keyring
 
 import (
 	"context"
+	"database/sql"
+	"errors"
 
 	"strongroom/internal/customer"
 	"strongroom/internal/db"
@@ -120,12 +122,12 @@ type dataRow struct {
 }
 
 // selectDataKeys returns the versions of c's data key, oldest first. A tombstone comes first of all,
-// as version 0.
+// as version 0, with its MAC for the wrapped key.
 func selectDataKeys(ctx context.Context, tx *db.Tx, c customer.ID) ([]dataRow, error) {
 	rows, err := tx.Query(ctx, `
 		SELECT version, kek_version, state, wrapped, made_at FROM data_key WHERE customer_id = $1
 		UNION ALL
-		SELECT 0, 0, 'destroyed', NULL, erased_at FROM data_key_tombstone WHERE customer_id = $1
+		SELECT 0, 0, 'destroyed', mac, erased_at FROM data_key_tombstone WHERE customer_id = $1
 		ORDER BY 1`, c)
 	if err != nil {
 		return nil, err
@@ -152,10 +154,13 @@ func insertDataKey(ctx context.Context, tx *db.Tx, c customer.ID, r dataRow) (bo
 	return n == 1, err
 }
 
-func isErased(ctx context.Context, tx *db.Tx, c customer.ID) (bool, error) {
-	var n int
-	err := tx.QueryRow(ctx, `SELECT COUNT(*) FROM data_key_tombstone WHERE customer_id = $1`, c).Scan(&n)
-	return n > 0, err
+// selectTombstone returns the tombstone of c, if there is one.
+func selectTombstone(ctx context.Context, tx *db.Tx, c customer.ID) (mac []byte, erasedAt int64, found bool, err error) {
+	err = tx.QueryRow(ctx, `SELECT mac, erased_at FROM data_key_tombstone WHERE customer_id = $1`, c).Scan(&mac, &erasedAt)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, 0, false, nil
+	}
+	return mac, erasedAt, err == nil, err
 }
 
 type dataCount struct {

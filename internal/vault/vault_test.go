@@ -72,7 +72,7 @@ func (h *house) reopen(t testing.TB) {
 	t.Helper()
 	var err error
 	h.keys, err = keyring.Open(t.Context(), actor.OfSystem("test"), keyring.Options{
-		DB: h.db, Root: h.root,
+		DB: h.db, Root: h.root, Create: true,
 		Record: func(context.Context, *db.Tx, actor.Actor, customer.ID, string, string) error { return nil },
 	})
 	if err != nil {
@@ -672,7 +672,7 @@ func TestErasedCustomer(t *testing.T) {
 			if _, err := tx.Exec(t.Context(), `UPDATE data_key SET wrapped = NULL, state = 'destroyed' WHERE customer_id = $1`, ada.ID); err != nil {
 				return err
 			}
-			_, err := tx.Exec(t.Context(), `INSERT INTO data_key_tombstone (customer_id, erased_at) VALUES ($1, $2)`, ada.ID, 1)
+			_, err := tx.Exec(t.Context(), `INSERT INTO data_key_tombstone (customer_id, erased_at, mac) VALUES ($1, $2, $3)`, ada.ID, 1, h.keys.TombstoneMAC(ada.Customer(), 1))
 			return err
 		})
 		if err != nil {

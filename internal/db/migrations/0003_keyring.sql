@@ -44,8 +44,10 @@ CREATE TABLE data_key (
 ) {{.Clustered}};
 
 -- Customers whose data keys were destroyed. It outlives them, and wins over data_key should an old
--- backup bring a key back.
+-- backup bring a key back. The MAC, under a service key, keeps the database's administrator from
+-- declaring erased what was altered.
 CREATE TABLE data_key_tombstone (
     customer_id {{.Text}} NOT NULL PRIMARY KEY,
-    erased_at   {{.Int}}  NOT NULL
+    erased_at   {{.Int}}  NOT NULL,
+    mac         {{.Blob}} NOT NULL
 ) {{.Clustered}};

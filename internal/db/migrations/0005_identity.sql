@@ -7,7 +7,8 @@ CREATE TABLE account (
     phone          {{.Blob}} NOT NULL,  -- the number, sealed under the customer's key
     code_hash      {{.Blob}} NOT NULL,  -- bcrypt over the keyed hash of the private code
     pepper_version {{.Int}}  NOT NULL,  -- of the key of that keyed hash
-    made_at        {{.Int}}  NOT NULL
+    made_at        {{.Int}}  NOT NULL,
+    stamp          {{.Blob}} NOT NULL   -- MAC over what decides, see stamp.go in internal/identity
 ) {{.Clustered}};
 
 -- One number has one account, also between two registrations at the same instant.
@@ -23,7 +24,8 @@ CREATE TABLE device (
     status       {{.Text}} NOT NULL,  -- pending, authorised, revoked
     added_at     {{.Int}}  NOT NULL,
     decided_at   {{.Int}},            -- when it was authorised or revoked
-    last_seen_at {{.Int}}  NOT NULL
+    last_seen_at {{.Int}}  NOT NULL,
+    stamp        {{.Blob}} NOT NULL
 ) {{.Clustered}};
 
 CREATE UNIQUE INDEX device_by_key ON device (customer_id, jkt);
@@ -37,7 +39,8 @@ CREATE TABLE session (
     used_at         {{.Int}}  NOT NULL,  -- to the minute
     idle_expires_at {{.Int}}  NOT NULL,
     expires_at      {{.Int}}  NOT NULL,
-    revoked_at      {{.Int}}
+    revoked_at      {{.Int}},
+    stamp           {{.Blob}} NOT NULL
 ) {{.Clustered}};
 
 CREATE INDEX session_by_device ON session (device_id);

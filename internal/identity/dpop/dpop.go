@@ -4,7 +4,11 @@
 // with ES256 by the public key the proof itself carries, made for this method and this address, fresh
 // by the server's own nonce and by its time, bound to the access token that came along, and never
 // accepted before by this process. Everything else is a Refusal, which says why for the log and
-// nothing about any account.
+// nothing about any account. Verify is Examine and then Spend: what can be examined is examined, and
+// only then is the proof remembered.
+//
+// No source of proofs can have those of others refused. Proofs of sessions and proofs without one are
+// remembered apart, and once a memory is half full each source has a small share of it.
 //
 // Keys and thumbprints are go-jose's. The compact serialization has one algorithm and one shape here,
 // so it is taken apart directly: the general parser reads the header several times, which costs half
@@ -34,9 +38,12 @@ import (
 // MaxSize is the length of the longest proof that is looked at, in bytes.
 const MaxSize = 4096
 
-// Window is how far a proof's iat may lie from the server's time, in either direction. FAPI 2.0 asks
-// to accept 10 seconds of future and to refuse more than 60.
-const Window = 60 * time.Second
+// How far a proof's iat may lie from the server's time: Window in the past, Future in the future. FAPI
+// 2.0 asks to accept 10 seconds of future, and more of it would only let proofs be stored up.
+const (
+	Window = 60 * time.Second
+	Future = 10 * time.Second
+)
 
 // maxID is the length of the longest jti, in bytes.
 const maxID = 256
@@ -61,7 +68,8 @@ func (r *Refusal) Is(target error) bool {
 var (
 	// ErrNonce asks for a proof with a fresh nonce (RFC 9449 section 8): offer one.
 	ErrNonce = &Refusal{"nonce"}
-	// ErrBusy means that no more proofs can be remembered for now, so none can be accepted.
+	// ErrBusy means that no more proofs of this kind and source can be remembered for now, so none
+	// can be accepted.
 	ErrBusy = &Refusal{"busy"}
 )
 
@@ -76,8 +84,9 @@ type Options struct {
 	// "https://app.example.com", when a proxy stands before it. Empty means https and the request's
 	// own Host.
 	Origins []string
-	// Remember is how many proofs are remembered against replay; 0 means 400,000. Each is remembered
-	// for as long as it could be accepted again, 2 minutes at most, and takes about 40 bytes.
+	// Remember is how many proofs of sessions are remembered against replay; 0 means 400,000. A
+	// quarter as many without a session are remembered beside them. Each is remembered for as long as
+	// it could be accepted again, 70 seconds at most, and takes about 40 bytes.
 	Remember int
 }
 
@@ -86,9 +95,20 @@ type Verifier struct {
 	clock   clock.Clock
 	nonces  *Nonces
 	origins []string
-	seen    *seen
+	began   time.Time // no nonce from before is good
+	seen    [2]*seen  // by kind
 	keys    keyCache
 }
+
+// Kind says in which memory a proof is spent.
+type Kind int
+
+const (
+	// Stranger is the kind of proofs that show a key and nothing more. Anybody can make them.
+	Stranger Kind = iota
+	// Session is the kind of proofs by the key of a session that was found.
+	Session
+)
 
 // New returns a Verifier. It fails when an origin is not of the form scheme://host[:port].
 func New(o Options) (*Verifier, error) {
@@ -98,6 +118,11 @@ func New(o Options) (*Verifier, error) {
 	}
 	if v.nonces == nil {
 		return nil, fmt.Errorf("dpop: no nonces")
+	}
+	// Nonces tell whole seconds, so those of this process begin with the next one.
+	v.began = v.clock.Now().Truncate(time.Second)
+	if v.began.Before(v.clock.Now()) {
+		v.began = v.began.Add(time.Second)
 	}
 	for _, s := range o.Origins {
 		t, ok := parseTarget(s)
@@ -110,7 +135,7 @@ func New(o Options) (*Verifier, error) {
 	if capacity <= 0 {
 		capacity = 400_000
 	}
-	v.seen = newSeen(capacity)
+	v.seen = [2]*seen{Stranger: newSeen(capacity / 4), Session: newSeen(capacity)}
 	return v, nil
 }
 
@@ -118,6 +143,9 @@ func New(o Options) (*Verifier, error) {
 type Proof struct {
 	// Thumbprint is the SHA-256 JWK thumbprint (RFC 7638) of the key, in base64url.
 	Thumbprint string
+
+	digest [32]byte
+	until  time.Time // it could be accepted again
 }
 
 // claims are the members of a proof's payload (RFC 9449 section 4.2).
@@ -130,9 +158,38 @@ type claims struct {
 	Nonce  string          `json:"nonce"`
 }
 
-// Verify checks the proof in r's DPoP header against r and accessToken, which is empty for requests
-// that carry none. The checks are those of RFC 9449 section 4.3. A *Refusal is the only error.
+// Verify examines and spends the proof in r's DPoP header, as one of the kind that accessToken tells:
+// it is empty for requests that carry none. A *Refusal is the only error.
 func (v *Verifier) Verify(r *http.Request, accessToken string) (Proof, error) {
+	p, err := v.Examine(r, accessToken)
+	if err != nil {
+		return Proof{}, err
+	}
+	kind := Stranger
+	if accessToken != "" {
+		kind = Session
+	}
+	if err := v.Spend(p, kind, ""); err != nil {
+		return Proof{}, err
+	}
+	return p, nil
+}
+
+// Spend accepts an examined proof, once. Nothing may be done for a request before its proof is spent.
+// The source is whose share of the memory it takes: a network or a session.
+func (v *Verifier) Spend(p Proof, kind Kind, source string) error {
+	switch v.seen[kind].add(p.digest, source, v.clock.Now(), p.until) {
+	case seenBefore:
+		return refuse("replayed")
+	case seenFull:
+		return ErrBusy
+	}
+	return nil
+}
+
+// Examine makes all checks of RFC 9449 section 4.3 on the proof in r's DPoP header but one: that it
+// was not accepted before, which is for Spend. A *Refusal is the only error.
+func (v *Verifier) Examine(r *http.Request, accessToken string) (Proof, error) {
 	headers := r.Header["Dpop"]
 	switch {
 	case len(headers) == 0 || headers[0] == "":
@@ -179,15 +236,15 @@ func (v *Verifier) Verify(r *http.Request, accessToken string) (Proof, error) {
 	}
 	now := v.clock.Now()
 	issued, ok := seconds(c.Issued)
-	if !ok || issued.Before(now.Add(-Window)) || issued.After(now.Add(Window)) {
+	if !ok || issued.Before(now.Add(-Window)) || issued.After(now.Add(Future)) {
 		// A nonce that is not ours comes first: a client whose clock is wrong is told so with the
 		// answer's Date, one that merely has no nonce yet is told to fetch one.
-		if ok && !v.nonces.Check(c.Nonce, now) {
+		if ok && !v.fresh(c.Nonce, now) {
 			return Proof{}, ErrNonce
 		}
 		return Proof{}, refuse("time")
 	}
-	if !v.nonces.Check(c.Nonce, now) {
+	if !v.fresh(c.Nonce, now) {
 		return Proof{}, ErrNonce
 	}
 	if accessToken != "" && subtle.ConstantTimeCompare([]byte(c.Token), []byte(TokenHash(accessToken))) != 1 {
@@ -199,21 +256,29 @@ func (v *Verifier) Verify(r *http.Request, accessToken string) (Proof, error) {
 		return Proof{}, refuse("signature")
 	}
 
-	// Only signed proofs are remembered, so that junk cannot fill the memory.
 	if !cached {
 		v.keys.put(head, key)
 	}
-	switch v.seen.add(sha256.Sum256([]byte(key.thumbprint+"\x00"+c.ID)), now, issued.Add(Window)) {
-	case seenBefore:
-		return Proof{}, refuse("replayed")
-	case seenFull:
-		return Proof{}, ErrBusy
-	}
-	return Proof{Thumbprint: key.thumbprint}, nil
+	return Proof{key.thumbprint, sha256.Sum256([]byte(key.thumbprint + "\x00" + c.ID)), issued.Add(Window)}, nil
 }
 
 // Nonce returns a nonce for the DPoP-Nonce header of an answer.
-func (v *Verifier) Nonce() string { return v.nonces.Make(v.clock.Now()) }
+func (v *Verifier) Nonce() string {
+	now := v.clock.Now()
+	if now.Before(v.began) {
+		now = v.began
+	}
+	return v.nonces.Make(now)
+}
+
+// fresh reports whether a proof with the nonce can be told from a replay. What was accepted before
+// this process began is not remembered, and so no nonce from before is good: its client is asked to
+// make the proof again. Nonces made at the very beginning are good although they may be from the
+// future, should the clock have been set back since.
+func (v *Verifier) fresh(nonce string, now time.Time) bool {
+	made, ok := v.nonces.read(nonce)
+	return ok && !made.Before(v.began) && (inTime(made, now) || made.Equal(v.began) && now.Before(made))
+}
 
 // TokenHash returns the ath claim that belongs to an access token (RFC 9449 section 4.2).
 func TokenHash(accessToken string) string {

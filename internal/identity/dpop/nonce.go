@@ -52,15 +52,24 @@ func (n *Nonces) Make(now time.Time) string {
 
 // Check reports whether nonce is one of ours and still good at now.
 func (n *Nonces) Check(nonce string, now time.Time) bool {
+	made, ok := n.read(nonce)
+	return ok && inTime(made, now)
+}
+
+func inTime(made, now time.Time) bool {
+	age := now.Sub(made)
+	return age <= NonceLifetime && age >= -nonceSkew
+}
+
+// read returns when a nonce was made, if it is one of ours.
+func (n *Nonces) read(nonce string) (made time.Time, ok bool) {
 	var raw [nonceSize]byte
 	if l, err := decode(raw[:], nonce); err != nil || l != nonceSize {
-		return false
-	}
-	made := time.Unix(int64(binary.BigEndian.Uint64(raw[4:])), 0)
-	age := now.Sub(made)
-	if age > NonceLifetime || age < -nonceSkew {
-		return false
+		return time.Time{}, false
 	}
 	mac, err := n.keys.MACVersion(binary.BigEndian.Uint32(raw[:]), noncePurpose, raw[4:nonceHead])
-	return err == nil && subtle.ConstantTimeCompare(mac[:nonceSize-nonceHead], raw[nonceHead:]) == 1
+	if err != nil || subtle.ConstantTimeCompare(mac[:nonceSize-nonceHead], raw[nonceHead:]) != 1 {
+		return time.Time{}, false
+	}
+	return time.Unix(int64(binary.BigEndian.Uint64(raw[4:])), 0), true
 }

@@ -9,18 +9,33 @@ import (
 
 // seen remembers the proofs that were accepted, each until it could not be accepted again. It is
 // split in shards, so that callers rarely wait for each other, and bounded: a full shard accepts
-// nothing, since a proof that cannot be remembered could be replayed.
+// nothing, since a proof that cannot be remembered could be replayed. From half full on, it accepts
+// nothing from sources that have had their share, so that none of them fills it.
 type seen struct {
-	shards [64]shard
-	limit  int // of each shard
+	shards  [64]shard
+	limit   int // of each shard
+	sources [16]sourceShard
+	share   int // of each source
+	seed    maphash.Seed
 }
+
+// sourceShard counts the proofs of sources, generation by generation.
+type sourceShard struct {
+	mu         sync.Mutex
+	young, old map[uint64]int
+	turn       time.Time
+}
+
+// sharesOf is into how many shares a memory is divided.
+const sharesOf = 256
 
 type shard struct {
 	mu    sync.Mutex
 	old   map[proofID]int64 // Unix microseconds at which each is forgotten
 	young map[proofID]int64
 	turn  time.Time // when young becomes old
-	_     [16]byte  // keeps neighbours off one cache line
+	swept time.Time
+	_     [16]byte // keeps neighbours off one cache line
 }
 
 // proofID is half of a SHA-256, which is enough that nobody finds two proofs with one id.
@@ -34,12 +49,15 @@ const (
 	seenFull
 )
 
-// generation is the time after which a generation of proofs is closed. A proof lives 2*Window at
-// most, so when a generation has been closed for that long nothing in it is alive.
-const generation = 2 * Window
+// generation is the time after which a generation of proofs is closed. A proof lives Window+Future
+// at most, so when a generation has been closed for that long nothing in it is alive.
+const generation = Window + Future
 
 func newSeen(capacity int) *seen {
-	s := &seen{limit: max(1, capacity/64)}
+	s := &seen{limit: max(1, capacity/64), share: max(1, capacity/sharesOf), seed: maphash.MakeSeed()}
+	for i := range s.sources {
+		s.sources[i].young = map[uint64]int{}
+	}
 	for i := range s.shards {
 		s.shards[i].young = map[proofID]int64{}
 		s.shards[i].old = map[proofID]int64{}
@@ -47,8 +65,26 @@ func newSeen(capacity int) *seen {
 	return s
 }
 
-// add remembers the proof with the digest until the given time, and says whether it was known.
-func (s *seen) add(digest [32]byte, now, until time.Time) verdict {
+// count counts a proof of the source and reports whether that is within its share.
+func (s *seen) count(source string, now time.Time) bool {
+	h := maphash.String(s.seed, source)
+	sh := &s.sources[h%16]
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	if now.After(sh.turn) {
+		sh.old, sh.young = sh.young, map[uint64]int{}
+		if now.After(sh.turn.Add(generation)) {
+			sh.old = nil
+		}
+		sh.turn = now.Add(generation)
+	}
+	sh.young[h]++
+	return sh.young[h]+sh.old[h] <= s.share
+}
+
+// add remembers the proof of the source with the digest until the given time, and says whether it was
+// known.
+func (s *seen) add(digest [32]byte, source string, now, until time.Time) verdict {
 	var id proofID
 	copy(id[:], digest[:])
 	sh := &s.shards[digest[31]%64]
@@ -67,9 +103,12 @@ func (s *seen) add(digest [32]byte, now, until time.Time) verdict {
 	if _, ok := sh.old[id]; ok {
 		return seenBefore
 	}
-	if len(sh.young)+len(sh.old) >= s.limit {
-		sh.sweep(now)
-		if len(sh.young)+len(sh.old) >= s.limit {
+	within := s.count(source, now)
+	if n := len(sh.young) + len(sh.old); n >= s.limit || !within && n >= s.limit/2 {
+		if !sh.sweep(now) {
+			return seenFull
+		}
+		if n = len(sh.young) + len(sh.old); n >= s.limit || !within && n >= s.limit/2 {
 			return seenFull
 		}
 	}
@@ -77,8 +116,13 @@ func (s *seen) add(digest [32]byte, now, until time.Time) verdict {
 	return seenNew
 }
 
-// sweep forgets what is past, when the shard is full before its turn.
-func (sh *shard) sweep(now time.Time) {
+// sweep forgets what is past, when the shard is full before its turn. It does so once a second at
+// most, and reports whether it did: a flood of refusals must not cost a sweep each.
+func (sh *shard) sweep(now time.Time) bool {
+	if now.Sub(sh.swept).Abs() < time.Second {
+		return false
+	}
+	sh.swept = now
 	us := now.UnixMicro()
 	for _, m := range []map[proofID]int64{sh.old, sh.young} {
 		for id, until := range m {
@@ -87,6 +131,7 @@ func (sh *shard) sweep(now time.Time) {
 			}
 		}
 	}
+	return true
 }
 
 // keyCache keeps the keys of headers whose signature was verified. A device sends the same header

@@ -34,3 +34,6 @@ type Sender interface {
 // ErrRejected means that the gateway works but will never take this message, so that trying again is
 // of no use.
 var ErrRejected = errors.New("sms: the gateway refuses this message")
+
+// ErrLater means that the gateway works but does not take this message now.
+var ErrLater = errors.New("sms: the gateway does not take this message now")

@@ -81,22 +81,26 @@ func TestWebhookFailures(t *testing.T) {
 		name     string
 		handler  http.HandlerFunc
 		rejected bool
+		later    bool
 	}{
-		{"500", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(500) }, false},
-		{"401", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(401) }, false},
-		{"429", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(429) }, false},
+		{"500", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(500) }, false, false},
+		{"401", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(401) }, false, false},
+		{"403", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(403) }, false, false},
+		{"404", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(404) }, true, false},
+		{"408", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(408) }, false, true},
+		{"429", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(429) }, false, true},
 		{"redirect", func(w http.ResponseWriter, r *http.Request) {
 			http.Redirect(w, r, elsewhere.URL, http.StatusTemporaryRedirect)
-		}, false},
-		{"rejected", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(422) }, true},
-		{"never answers", func(_ http.ResponseWriter, r *http.Request) { _, _ = io.Copy(io.Discard, r.Body); <-r.Context().Done() }, false},
-		{"hangs up", func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, false},
+		}, false, false},
+		{"rejected", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(422) }, true, false},
+		{"never answers", func(_ http.ResponseWriter, r *http.Request) { _, _ = io.Copy(io.Discard, r.Body); <-r.Context().Done() }, false, false},
+		{"hangs up", func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, false, false},
 		{"body drips", func(w http.ResponseWriter, r *http.Request) {
 			_, _ = io.Copy(io.Discard, r.Body) // or the server does not see the client leave
 			w.WriteHeader(200)
 			w.(http.Flusher).Flush()
 			<-r.Context().Done()
-		}, false},
+		}, false, false},
 	}
 	for _, row := range rows {
 		t.Run(row.name, func(t *testing.T) {
@@ -105,7 +109,7 @@ func TestWebhookFailures(t *testing.T) {
 			if err == nil {
 				t.Fatal("accepted")
 			}
-			if errors.Is(err, ErrRejected) != row.rejected {
+			if errors.Is(err, ErrRejected) != row.rejected || errors.Is(err, ErrLater) != row.later {
 				t.Errorf("error %v", err)
 			}
 			if s := err.Error(); strings.Contains(s, "7700900123") || strings.Contains(s, "123456") {
@@ -218,38 +222,79 @@ func TestInbox(t *testing.T) {
 
 func TestBreaker(t *testing.T) {
 	var b Breaker
-	now := start
+	now, to := start, 0
+	fail := func() { to++; b.Failure(now, fmt.Sprint("+4477009", to), false) }
+	allow := func() (time.Duration, bool) { return b.Allow(now, false) }
 	for range Threshold - 1 {
-		b.Failure(now)
+		fail()
 	}
-	if _, ok := b.Allow(now); !ok {
+	if _, ok := allow(); !ok {
 		t.Fatal("open too early")
 	}
-	b.Failure(now)
-	if wait, ok := b.Allow(now); ok || wait != minPause {
+	fail()
+	if wait, ok := allow(); ok || wait != minPause {
 		t.Fatalf("still closed, wait %v", wait)
 	}
 	now = now.Add(minPause)
-	if _, ok := b.Allow(now); !ok {
+	if _, ok := allow(); !ok {
 		t.Fatal("no trial after the pause")
 	}
-	if _, ok := b.Allow(now); ok {
+	if _, ok := allow(); ok {
 		t.Fatal("a second trial at once")
 	}
+	if _, ok := b.Allow(now, true); !ok {
+		t.Fatal("a stranger has taken the trial of known customers")
+	}
 	now = now.Add(minPause)
-	b.Failure(now) // the trial failed: the pause doubles
-	if wait, ok := b.Allow(now); ok || wait != 2*minPause {
+	fail() // the trial failed: the pause doubles
+	if wait, ok := allow(); ok || wait != 2*minPause {
 		t.Fatalf("wait %v %v", wait, ok)
+	}
+	if _, ok := b.Allow(now, true); !ok {
+		t.Fatal("a stranger's failure has put off known customers")
 	}
 	for range 10 {
 		now = now.Add(time.Hour)
-		b.Failure(now)
+		fail()
 	}
-	if wait, _ := b.Allow(now); wait != maxPause {
+	if wait, _ := allow(); wait != maxPause {
 		t.Fatalf("pause grows to %v", wait)
 	}
 	b.Success()
-	if _, ok := b.Allow(now); !ok {
+	if _, ok := allow(); !ok {
 		t.Fatal("open after a success")
+	}
+}
+
+func TestBreakerCountsEachNumberOnce(t *testing.T) {
+	var b Breaker
+	for range 100 * Threshold {
+		b.Failure(start, "+447700900001", true)
+	}
+	if b.Broken() {
+		t.Fatal("one number has opened it")
+	}
+	for n := range Threshold {
+		b.Failure(start, fmt.Sprint("+4477009", n), true)
+	}
+	if !b.Broken() {
+		t.Fatal("closed after many numbers")
+	}
+}
+
+// The address may hold a token. It is in no error, whatever goes wrong on the way.
+func TestWebhookErrorsDoNotTellItsAddress(t *testing.T) {
+	for _, address := range []string{"https://127.0.0.1:1/sms/hush?token=hush", "https://no.such.host.invalid/hush?token=hush"} {
+		w, err := NewWebhook(WebhookOptions{URL: address, Secret: key, Timeout: time.Second})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := w.Send(t.Context(), example); err == nil || strings.Contains(err.Error(), "hush") {
+			t.Errorf("error %v", err)
+		}
+	}
+	s, w := gateway(t, func(_ http.ResponseWriter, r *http.Request) { _, _ = io.Copy(io.Discard, r.Body); <-r.Context().Done() })
+	if err := w.Send(t.Context(), example); err == nil || strings.Contains(err.Error(), s.URL) || strings.Contains(err.Error(), "account=7") {
+		t.Errorf("error %v", err)
 	}
 }

@@ -43,9 +43,10 @@ type WebhookOptions struct {
 }
 
 // Webhook is a Sender that asks a gateway by a signed POST with the JSON body
-// {"id", "to", "text", "sent_at"}. Any 2xx answer is acceptance; 400, 413 and 422 mean that this
-// message will never be taken; everything else is a failure to try again after. Redirects are not
-// followed, since they would carry a code to where nobody configured.
+// {"id", "to", "text", "sent_at"}. Any 2xx answer is acceptance. 408 and 429 mean that this message
+// must be tried again later, every other 4xx but 401 and 403 that it will never be taken. Everything
+// else, and no answer, is a failure of the gateway. Redirects are not followed, since they would carry
+// a code to where nobody configured.
 type Webhook struct {
 	url    string
 	secret secret.Value
@@ -106,6 +107,10 @@ func (w *Webhook) Send(ctx context.Context, m Message) error {
 	r.Header.Set(SignatureHeader, Sign(w.secret, now, body))
 	answer, err := w.client.Do(r)
 	if err != nil {
+		// What the client adds is the address, which may hold a password.
+		if u, ok := errors.AsType[*url.Error](err); ok {
+			err = u.Err
+		}
 		return fmt.Errorf("sms: asking the gateway: %w", err)
 	}
 	defer answer.Body.Close()
@@ -113,14 +118,16 @@ func (w *Webhook) Send(ctx context.Context, m Message) error {
 	if _, err := io.Copy(io.Discard, io.LimitReader(answer.Body, maxAnswer)); err != nil {
 		return fmt.Errorf("sms: reading the gateway's answer: %w", err)
 	}
-	switch answer.StatusCode {
-	case http.StatusBadRequest, http.StatusRequestEntityTooLarge, http.StatusUnprocessableEntity:
-		return fmt.Errorf("%w (status %d)", ErrRejected, answer.StatusCode)
+	switch status := answer.StatusCode; {
+	case status >= 200 && status <= 299:
+		return nil
+	case status == http.StatusRequestTimeout || status == http.StatusTooManyRequests:
+		return fmt.Errorf("%w (status %d)", ErrLater, status)
+	case status >= 400 && status <= 499 && status != http.StatusUnauthorized && status != http.StatusForbidden:
+		return fmt.Errorf("%w (status %d)", ErrRejected, status)
+	default:
+		return fmt.Errorf("sms: the gateway answered with status %d", status)
 	}
-	if answer.StatusCode < 200 || answer.StatusCode > 299 {
-		return fmt.Errorf("sms: the gateway answered with status %d", answer.StatusCode)
-	}
-	return nil
 }
 
 // Sign returns the value of SignatureHeader for a body sent at the given time.

@@ -33,7 +33,7 @@ func Root(t testing.TB) keyring.Root {
 func Open(t testing.TB, d *db.DB) *keyring.Keyring {
 	t.Helper()
 	k, err := keyring.Open(t.Context(), actor.OfSystem("test"), keyring.Options{
-		DB: d, Root: Root(t),
+		DB: d, Root: Root(t), Create: true,
 		Record: func(context.Context, *db.Tx, actor.Actor, customer.ID, string, string) error { return nil },
 	})
 	if err != nil {
