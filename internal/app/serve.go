@@ -146,6 +146,7 @@ func (s *Server) rooms(o Options) (http.Handler, error) {
 		h.Jobs.Add(job)
 	}
 	h.Jobs.Add(h.Vault.Job())
+	h.Jobs.Add(h.Vault.BlobJob())
 	return mux, nil
 }
 
@@ -164,10 +165,11 @@ func (s *Server) doors(c config.Config, o Options, appHandler http.Handler) erro
 		mode     edge.Mode
 		everyone bool
 		handler  http.Handler
+		bodies   []edge.Body
 	}{
-		{"app", c.Listeners.App, edge.Public, len(c.Listeners.App.Allow) == 0, appHandler},
-		{"service", c.Listeners.Service, edge.Mutual, false, none},
-		{"admin", c.Listeners.Admin, edge.Public, false, none},
+		{"app", c.Listeners.App, edge.Public, len(c.Listeners.App.Allow) == 0, appHandler, blobBodies},
+		{"service", c.Listeners.Service, edge.Mutual, false, none, nil},
+		{"admin", c.Listeners.Admin, edge.Public, false, none, nil},
 	} {
 		allow, err := prefixes("listeners."+door.name+".allow", door.set.Allow)
 		if err != nil {
@@ -179,7 +181,7 @@ func (s *Server) doors(c config.Config, o Options, appHandler http.Handler) erro
 		}
 		listeners = append(listeners, edge.Listener{
 			Name: door.name, Address: door.set.Address, Mode: door.mode, Certificates: certificates[i],
-			Handler: door.handler, Everyone: door.everyone, Allow: allow, TrustedProxies: proxies,
+			Handler: door.handler, Bodies: door.bodies, Everyone: door.everyone, Allow: allow, TrustedProxies: proxies,
 			Limits: edge.Limits{
 				Connections: door.set.MaxConnections, ConnectionsPerAddress: door.set.MaxConnectionsPerAddress,
 				RequestsPerSecond: door.set.RequestsPerSecond, Burst: door.set.Burst, Body: door.set.MaxBody,
