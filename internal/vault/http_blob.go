@@ -85,15 +85,15 @@ type getBlobInput struct {
 func (v *Vault) registerBlobs(api huma.API) {
 	session := []map[string][]string{{"session": {}}}
 	tags := []string{"Blobs"}
-	binary := &huma.Schema{Type: huma.TypeString, Format: "binary"}
+	// OpenAPI 3.1 describes bytes by their type alone, without a schema.
+	document := map[string]*huma.MediaType{BlobType: {}}
 	common := []int{http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound, http.StatusGone, http.StatusServiceUnavailable}
 
 	huma.Register(api, huma.Operation{
 		OperationID: "put-blob", Method: http.MethodPut, Path: BlobPath + "{collection}/{key}", Tags: tags,
 		Summary:  "Write a document of up to 50 MB",
 		Security: session, DefaultStatus: http.StatusOK, RejectUnknownQueryParameters: true, SkipValidateBody: true,
-		RequestBody: &huma.RequestBody{Required: true, Description: "The document, as it is.",
-			Content: map[string]*huma.MediaType{BlobType: {Schema: binary}}},
+		RequestBody: &huma.RequestBody{Required: true, Description: "The document, as it is.", Content: document},
 		Errors: append([]int{http.StatusBadRequest, http.StatusConflict, http.StatusPreconditionFailed, http.StatusRequestEntityTooLarge,
 			http.StatusUnsupportedMediaType, http.StatusPreconditionRequired}, common...),
 	}, v.putBlob)
@@ -102,8 +102,7 @@ func (v *Vault) registerBlobs(api huma.API) {
 		OperationID: "get-blob", Method: http.MethodGet, Path: BlobPath + "{collection}/{key}", Tags: tags,
 		Summary:  "Read a document, for a purpose",
 		Security: session, RejectUnknownQueryParameters: true,
-		Responses: map[string]*huma.Response{"200": {Description: "The document, as it was written.",
-			Content: map[string]*huma.MediaType{BlobType: {Schema: binary}}}},
+		Responses: map[string]*huma.Response{"200": {Description: "The document, as it was written.", Content: document}},
 		Errors: append([]int{http.StatusUnprocessableEntity}, common...),
 	}, v.getBlob)
 
