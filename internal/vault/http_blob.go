@@ -103,7 +103,7 @@ func (v *Vault) registerBlobs(api huma.API) {
 		Summary:  "Read a document, for a purpose",
 		Security: session, RejectUnknownQueryParameters: true,
 		Responses: map[string]*huma.Response{"200": {Description: "The document, as it was written.", Content: document}},
-		Errors: append([]int{http.StatusUnprocessableEntity}, common...),
+		Errors:    append([]int{http.StatusUnprocessableEntity}, common...),
 	}, v.getBlob)
 
 	huma.Register(api, huma.Operation{
