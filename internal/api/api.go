@@ -2,7 +2,8 @@
 //
 //   - no operation runs before its caller has proven who they are, in the way that the operation
 //     declares; an operation that declares nothing cannot be mounted;
-//   - bodies are read strictly: JSON only, valid UTF-8, no repeated and no unknown members;
+//   - bodies are read strictly: JSON only, valid UTF-8, no repeated and no unknown members; only the
+//     bytes of a document that an operation takes as it is are not looked at;
 //   - every failure becomes a problem (RFC 9457) that never repeats what the caller sent, and
 //     whatever was not meant for the caller is a bare 500 whose id the log carries too;
 //   - the OpenAPI 3.1 document at /openapi.json describes all of it.

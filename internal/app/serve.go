@@ -155,6 +155,7 @@ func (s *Server) rooms(o Options) (http.Handler, error) {
 		h.Jobs.Add(job)
 	}
 	h.Jobs.Add(h.Vault.Job())
+	h.Jobs.Add(h.Vault.BlobJob())
 	return mux, nil
 }
 
@@ -173,10 +174,11 @@ func (s *Server) doors(c config.Config, o Options, appHandler, serviceHandler ht
 		mode     edge.Mode
 		everyone bool
 		handler  http.Handler
+		bodies   []edge.Body
 	}{
-		{"app", c.Listeners.App, edge.Public, len(c.Listeners.App.Allow) == 0, appHandler},
-		{"service", c.Listeners.Service, edge.Mutual, false, serviceHandler},
-		{"admin", c.Listeners.Admin, edge.Public, false, none},
+		{"app", c.Listeners.App, edge.Public, len(c.Listeners.App.Allow) == 0, appHandler, blobBodies},
+		{"service", c.Listeners.Service, edge.Mutual, false, serviceHandler, nil},
+		{"admin", c.Listeners.Admin, edge.Public, false, none, nil},
 	} {
 		allow, err := prefixes("listeners."+door.name+".allow", door.set.Allow)
 		if err != nil {
@@ -188,11 +190,11 @@ func (s *Server) doors(c config.Config, o Options, appHandler, serviceHandler ht
 		}
 		listeners = append(listeners, edge.Listener{
 			Name: door.name, Address: door.set.Address, Mode: door.mode, Certificates: certificates[i],
-			Handler: door.handler, Everyone: door.everyone, Allow: allow, TrustedProxies: proxies,
+			Handler: door.handler, Bodies: door.bodies, Everyone: door.everyone, Allow: allow, TrustedProxies: proxies,
 			Limits: edge.Limits{
 				Connections: door.set.MaxConnections, ConnectionsPerAddress: door.set.MaxConnectionsPerAddress,
-				RequestsPerAddress: door.set.MaxRequestsPerAddress, Write: 20 * time.Second,
-				RequestsPerSecond: door.set.RequestsPerSecond, Burst: door.set.Burst, Body: door.set.MaxBody,
+				RequestsPerAddress: door.set.MaxRequestsPerAddress,
+				RequestsPerSecond:  door.set.RequestsPerSecond, Burst: door.set.Burst, Body: door.set.MaxBody,
 			},
 		})
 	}

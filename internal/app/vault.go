@@ -9,6 +9,7 @@ import (
 
 	"strongroom/internal/clock"
 	"strongroom/internal/customer"
+	"strongroom/internal/edge"
 	"strongroom/internal/identity"
 	"strongroom/internal/vault"
 )
@@ -24,6 +25,11 @@ type VaultOperator interface {
 	// Export returns all records of a customer whole.
 	Export(ctx context.Context, c customer.ID) (vault.Export, error)
 }
+
+// blobBodies are the large bodies that the app listener takes.
+var blobBodies = []edge.Body{{
+	Method: http.MethodPut, Prefix: vault.BlobPath, Limit: vault.MaxBlob, ContentTypes: []string{vault.BlobType},
+}}
 
 // openVault makes the vault, which the command line needs too.
 func (h *House) openVault() (err error) {

@@ -150,7 +150,9 @@ func (v *Vault) EraseCustomer(ctx context.Context, tx *db.Tx, c customer.ID) (ma
 		}
 		deleted[d.kind] = n
 	}
-	return deleted, nil
+	n, err := eraseBlobs(ctx, tx, c, clock.Micros(v.clock.Now()))
+	deleted["blobs"] = n
+	return deleted, err
 }
 
 // Receipt gives the receipt of an erasure again, against the newest checkpoint. It fails with the problem

@@ -341,12 +341,20 @@ func insertExternal(ctx context.Context, tx *db.Tx, c customer.ID, names []keyri
 	return nil
 }
 
-// Export is all that the vault keeps of a customer, whole.
+// Export is what the vault keeps of a customer: all records, whole, and the names of blobs.
 type Export struct {
 	Customer    customer.ID               `json:"customer"`
 	External    string                    `json:"external,omitempty"` // the name under which they were imported
 	ExportedAt  time.Time                 `json:"exported_at"`
 	Collections map[string][]ExportRecord `json:"collections"`
+	Blobs       []ExportBlob              `json:"blobs,omitempty"`
+}
+
+// ExportBlob names a blob; its content is read by OpenBlob.
+type ExportBlob struct {
+	Collection string    `json:"collection"`
+	Key        string    `json:"key"`
+	UpdatedAt  time.Time `json:"updated_at"`
 }
 
 // ExportRecord is one record of an Export.
@@ -358,9 +366,9 @@ type ExportRecord struct {
 }
 
 // Export returns all records of a customer whole, those of collections that are no longer declared
-// included, for the customer to take elsewhere (GDPR article 20). The event, with the reason
-// "purpose:portability", is durable before anything leaves. A record that does not open fails all of it: an
-// export that silently leaves something out would be a lie. Only the system may export so far.
+// included, and names their blobs, for the customer to take elsewhere (GDPR article 20). The event, with
+// the reason "purpose:portability", is durable before anything leaves. A record that does not open fails
+// all of it: an export that silently leaves something out would be a lie. Only the system may export so far.
 func (v *Vault) Export(ctx context.Context, by actor.Actor, owner customer.ID) (Export, error) {
 	d := &deed{Vault: v, by: by, Event: audit.Event{Action: ActionExport, Resource: "customer", Customer: owner, Reason: "purpose:portability"}, err: systemOnly(by)}
 	if !owner.Valid() {
@@ -368,6 +376,7 @@ func (v *Vault) Export(ctx context.Context, by actor.Actor, owner customer.ID) (
 	}
 	var ring *seal.Ring
 	var rows []placedRow
+	var blobs []ExportBlob
 	var external []byte
 	err := d.do(ctx, func(tx *db.Tx, e *audit.Event) (err error) {
 		if err = v.keys.Erased(ctx, tx, owner); err != nil {
@@ -377,6 +386,9 @@ func (v *Vault) Export(ctx context.Context, by actor.Actor, owner customer.ID) (
 			return err
 		}
 		if rows, err = selectAll(ctx, tx, owner); err != nil {
+			return err
+		}
+		if blobs, err = selectBlobs(ctx, tx, owner); err != nil {
 			return err
 		}
 		err = tx.QueryRow(ctx, `SELECT sealed FROM external_ref WHERE customer_id = $1 ORDER BY key_version DESC LIMIT 1`, string(owner)).Scan(&external)
@@ -389,7 +401,7 @@ func (v *Vault) Export(ctx context.Context, by actor.Actor, owner customer.ID) (
 	if err != nil {
 		return Export{}, err
 	}
-	out := Export{Customer: owner, ExportedAt: v.clock.Now().UTC(), Collections: make(map[string][]ExportRecord)}
+	out := Export{Customer: owner, ExportedAt: v.clock.Now().UTC(), Collections: make(map[string][]ExportRecord), Blobs: blobs}
 	if external != nil {
 		name, err := ring.Open(externalPlace(owner), external)
 		if err != nil {
@@ -436,4 +448,22 @@ func selectAll(ctx context.Context, tx *db.Tx, owner customer.ID) (all []placedR
 		all = append(all, w)
 	}
 	return slices.Clip(all), rows.Err()
+}
+
+func selectBlobs(ctx context.Context, tx *db.Tx, owner customer.ID) (all []ExportBlob, err error) {
+	rows, err := tx.Query(ctx, `SELECT collection, key, updated_at FROM blob WHERE customer_id = $1 ORDER BY collection, key`, string(owner))
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var b ExportBlob
+		var updatedAt int64
+		if err := rows.Scan(&b.Collection, &b.Key, &updatedAt); err != nil {
+			return nil, err
+		}
+		b.UpdatedAt = clock.FromMicros(updatedAt)
+		all = append(all, b)
+	}
+	return all, rows.Err()
 }

@@ -101,6 +101,7 @@ func TestImport(t *testing.T) {
 			t.Fatal(err)
 		}
 		c := results[0].Customer
+		h.putBlob(t, actor.Actor{Kind: actor.Customer, ID: string(c)}, vault.Ref{Collection: "note", Key: "scan"}, []byte("x"), vault.Condition{})
 		out, err := h.vault.Export(t.Context(), operator, c)
 		if err != nil {
 			t.Fatal(err)
@@ -109,7 +110,7 @@ func TestImport(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, want := range []string{`"external":"crm-1"`, `"note":[{"key":"main","version":2`, `{"badge":7,"text":"new"}`, `{"badge":3,"text":"true"}`} {
+		for _, want := range []string{`"external":"crm-1"`, `"note":[{"key":"main","version":2`, `{"badge":7,"text":"new"}`, `{"badge":3,"text":"true"}`, `"blobs":[{"collection":"note","key":"scan"`} {
 			if !strings.Contains(string(b), want) {
 				t.Errorf("%s is missing in %s", want, b)
 			}

@@ -9,7 +9,8 @@
 // never overwrite each other unnoticed.
 //
 // A record has a key, which its customer chooses, and a version. Look-up by an indexed field goes
-// through a keyed hash, the blind index.
+// through a keyed hash, the blind index. A blob is a document that is too large for a record. Erasing a
+// customer destroys their key, and with it all of that in every copy.
 package vault
 
 import (
@@ -24,6 +25,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -107,6 +109,7 @@ type Vault struct {
 	clock       clock.Clock
 	log         *slog.Logger
 	operations  *prometheus.CounterVec
+	transfers   atomic.Int64 // blobs on their way
 }
 
 // New returns a vault over the database. It fails when a collection's declaration is not right.
@@ -586,6 +589,9 @@ func (v *Vault) Expire(ctx context.Context) error {
 			}
 			v.operations.WithLabelValues(ActionExpire, "granted").Add(float64(gone))
 			more = gone == expireBatch
+		}
+		if err := v.expireBlobs(ctx, by, s, before); err != nil {
+			return err
 		}
 	}
 	return v.trim(ctx)
