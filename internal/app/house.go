@@ -26,6 +26,7 @@ import (
 	"strongroom/internal/jobs"
 	"strongroom/internal/keyring"
 	_ "strongroom/internal/keyring/kms" // the key-management services that root_key.url may name
+	"strongroom/internal/policy"
 	"strongroom/internal/problem"
 	"strongroom/internal/vault"
 )
@@ -38,6 +39,9 @@ func Check(c config.Config) error {
 	err := c.Validate()
 	if len(c.Collections) > 0 {
 		err = errors.Join(err, vault.Validate(collectionsOf(c.Collections)))
+	}
+	if _, loaded := policy.Load(c.Policies); loaded != nil {
+		err = errors.Join(err, &config.Error{Key: "policies", Problem: loaded.Error()})
 	}
 	return err
 }
@@ -214,6 +218,9 @@ func Init(ctx context.Context, c config.Config) error {
 	}
 	h := &House{Config: c, Metrics: prometheus.NewRegistry(), log: slog.New(slog.DiscardHandler), root: root}
 	if err := errors.Join(h.open(ctx, commandActor(os.Getuid()), true), h.Close()); err != nil {
+		return err
+	}
+	if err := writeDevPolicy(c); err != nil {
 		return err
 	}
 	// The settings come last: a folder that has them is complete.

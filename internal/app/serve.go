@@ -77,6 +77,9 @@ func Serve(ctx context.Context, c config.Config, o Options) (_ *Server, err erro
 	if err != nil {
 		return nil, err
 	}
+	if _, err := house.loadPolicies(ctx, actor.OfSystem("server")); err != nil {
+		return nil, err
+	}
 	if err := s.doors(c, o, appHandler); err != nil {
 		return nil, err
 	}

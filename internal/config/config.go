@@ -52,6 +52,9 @@ type Config struct {
 	SMS         SMS          `yaml:"sms"`
 	Log         Log          `yaml:"log"`
 	Collections []Collection `yaml:"collections"`
+
+	// Policies is the folder of the Cedar files that say what services may do; empty permits nothing.
+	Policies string `yaml:"policies"`
 }
 
 // Database chooses the engine.
@@ -306,7 +309,7 @@ func (c *Config) Resolve() error {
 // paths returns every setting that is a path below Data when it is relative.
 func (c *Config) paths() []*string {
 	return []*string{
-		&c.RootKey.File, &c.RootKey.Passphrase.File, &c.Database.Password.File, &c.SMS.Secret.File,
+		&c.Policies, &c.RootKey.File, &c.RootKey.Passphrase.File, &c.Database.Password.File, &c.SMS.Secret.File,
 		&c.Listeners.App.Certificate, &c.Listeners.App.Key, &c.Listeners.App.BackupKey, &c.Listeners.App.ClientCA,
 		&c.Listeners.Service.Certificate, &c.Listeners.Service.Key, &c.Listeners.Service.BackupKey, &c.Listeners.Service.ClientCA,
 		&c.Listeners.Admin.Certificate, &c.Listeners.Admin.Key, &c.Listeners.Admin.BackupKey, &c.Listeners.Admin.ClientCA,

@@ -46,6 +46,7 @@ func ForDev(data string) Config {
 	c.Environment = Dev
 	c.Data = data
 	c.RootKey.Passphrase = Secret{File: "root.passphrase"}
+	c.Policies = "policies"
 	c.SMS.Sender = "inbox"
 	c.SMS.NumberHourly, c.SMS.NumberDaily, c.SMS.DailyCap = 10_000, 100_000, 1_000_000
 	c.Login.AllowTestNumbers = true
