@@ -75,6 +75,9 @@ type Event struct {
 // says denied (or failed, for a problem that is our fault) for the problem's slug, and Do returns p.
 func (e *Event) Deny(p *problem.Problem) { e.denial = p }
 
+// Denied reports whether Deny was called.
+func (e *Event) Denied() bool { return e.denial != nil }
+
 // The names of the personal entries that Record adds: the caller's address, and, of a caller without
 // a device of their own, the thumbprint of the key that proved the request.
 const (

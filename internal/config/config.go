@@ -188,6 +188,7 @@ type Collection struct {
 	Purposes    []string      `yaml:"purposes"`
 	Retention   time.Duration `yaml:"retention"`
 	Limit       int           `yaml:"limit"`
+	History     int           `yaml:"history"`
 	Fields      []Field       `yaml:"fields"`
 }
 

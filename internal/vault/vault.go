@@ -170,6 +170,8 @@ type deed struct {
 	by actor.Actor
 	audit.Event
 	err *problem.Problem
+
+	once *onceDeed // of a service's request that is answered once; nil for all others
 }
 
 func (v *Vault) begin(by actor.Actor, owner customer.ID, action string) *deed {
@@ -192,6 +194,9 @@ func (d *deed) refuse(p *problem.Problem) {
 func (d *deed) do(ctx context.Context, fn func(tx *db.Tx, e *audit.Event) error) error {
 	if d.err != nil {
 		return d.count(d.trail.Deny(ctx, d.by, d.Event, d.err))
+	}
+	if d.once != nil {
+		return d.count(d.once.do(ctx, d, fn))
 	}
 	return d.count(d.trail.Do(ctx, d.by, d.Event, fn))
 }
@@ -226,7 +231,10 @@ func (d *deed) damaged(ctx context.Context, ref Ref, err error) error {
 // only when the condition names its version. The record comes back masked; created says whether it
 // is new.
 func (v *Vault) Put(ctx context.Context, by actor.Actor, owner customer.ID, ref Ref, body []byte, c Condition) (r Record, created bool, err error) {
-	d := v.begin(by, owner, ActionUpdate)
+	return v.put(ctx, v.begin(by, owner, ActionUpdate), owner, ref, body, c)
+}
+
+func (v *Vault) put(ctx context.Context, d *deed, owner customer.ID, ref Ref, body []byte, c Condition) (r Record, created bool, err error) {
 	s, resource, p := v.find(ref)
 	d.Resource = resource
 	d.refuse(p)
@@ -256,6 +264,13 @@ func (v *Vault) Put(ctx context.Context, by actor.Actor, owner customer.ID, ref 
 	}
 	now := v.clock.Now()
 	var version int64
+	result := func() written {
+		return written{Record{
+			Ref: ref, Version: version, SchemaVersion: s.Version, Fields: s.show(values, Reveal{}),
+			UpdatedAt: clock.FromMicros(clock.Micros(now)),
+		}, created}
+	}
+	d.remember(func() any { return result() })
 	err = d.do(ctx, func(tx *db.Tx, e *audit.Event) error {
 		ring, err := v.keys.Customer(ctx, tx, owner)
 		if err != nil {
@@ -300,7 +315,7 @@ func (v *Vault) Put(ctx context.Context, by actor.Actor, owner customer.ID, ref 
 		if created {
 			err = insertRecord(ctx, tx, owner, ref, w)
 		} else {
-			err = updateRecord(ctx, tx, owner, ref, old, w)
+			err = v.replace(ctx, tx, s, owner, ref, old, w)
 		}
 		if err != nil {
 			return err
@@ -318,15 +333,17 @@ func (v *Vault) Put(ctx context.Context, by actor.Actor, owner customer.ID, ref 
 	if err != nil {
 		return Record{}, false, err
 	}
-	return Record{
-		Ref: ref, Version: version, SchemaVersion: s.Version, Fields: s.show(values, Reveal{}),
-		UpdatedAt: clock.FromMicros(clock.Micros(now)),
-	}, created, nil
+	out, err := recall(d, result)
+	return out.Record, out.Created, err
 }
 
 // Get reads a record, whole where reveal says so and masked otherwise.
 func (v *Vault) Get(ctx context.Context, by actor.Actor, owner customer.ID, ref Ref, reveal Reveal) (Record, error) {
-	d := v.begin(by, owner, ActionRead)
+	return v.get(ctx, v.begin(by, owner, ActionRead), owner, ref, 0, reveal)
+}
+
+// get reads a version of a record; 0 is the newest.
+func (v *Vault) get(ctx context.Context, d *deed, owner customer.ID, ref Ref, version int64, reveal Reveal) (Record, error) {
 	s, resource, p := v.find(ref)
 	d.Resource = resource
 	d.refuse(p)
@@ -341,7 +358,7 @@ func (v *Vault) Get(ctx context.Context, by actor.Actor, owner customer.ID, ref 
 			return err
 		}
 		var found bool
-		if w, found, err = selectRecord(ctx, tx, owner, ref); err == nil && !found {
+		if w, found, err = selectAt(ctx, tx, owner, ref, version); err == nil && !found {
 			e.Deny(errAbsent)
 		} else if err == nil {
 			e.Resource = d.version(resource, w.version)
@@ -415,7 +432,10 @@ func (s *schema) record(ref Ref, w row, values []value, reveal Reveal) Record {
 // `after`, at most limit. Next is the key to go on after, or empty. A page is one event, which names
 // its first and last key.
 func (v *Vault) List(ctx context.Context, by actor.Actor, owner customer.ID, collection, after string, limit int) (page []Record, next string, err error) {
-	d := v.begin(by, owner, ActionList)
+	return v.list(ctx, v.begin(by, owner, ActionList), owner, collection, after, limit)
+}
+
+func (v *Vault) list(ctx context.Context, d *deed, owner customer.ID, collection, after string, limit int) (page []Record, next string, err error) {
 	s := v.collections[collection]
 	d.Resource = "collection"
 	if s == nil {
@@ -468,7 +488,10 @@ func (v *Vault) List(ctx context.Context, by actor.Actor, owner customer.ID, col
 
 // Delete removes a record and its indexes.
 func (v *Vault) Delete(ctx context.Context, by actor.Actor, owner customer.ID, ref Ref, c Condition) error {
-	d := v.begin(by, owner, ActionDelete)
+	return v.delete(ctx, v.begin(by, owner, ActionDelete), owner, ref, c)
+}
+
+func (v *Vault) delete(ctx context.Context, d *deed, owner customer.ID, ref Ref, c Condition) error {
 	_, resource, p := v.find(ref)
 	d.Resource = resource
 	d.refuse(p)
@@ -542,7 +565,7 @@ func (v *Vault) Expire(ctx context.Context) error {
 			more = gone == expireBatch
 		}
 	}
-	return nil
+	return v.trim(ctx)
 }
 
 // Lookup returns the records, of any customer, whose indexed field has exactly this value, at most
