@@ -102,6 +102,7 @@ type Keyring struct {
 	keys   atomic.Pointer[keySet]
 	record atomic.Pointer[Recorder]
 	cache  *cache
+	named  namedCache
 }
 
 // keySet is all keys that live as long as the process; it is replaced as a whole.
