@@ -175,10 +175,11 @@ func (s *Server) doors(c config.Config, o Options, appHandler, serviceHandler ht
 		everyone bool
 		handler  http.Handler
 		bodies   []edge.Body
+		types    []string // of bodies; nil is JSON alone
 	}{
-		{"app", c.Listeners.App, edge.Public, len(c.Listeners.App.Allow) == 0, appHandler, blobBodies},
-		{"service", c.Listeners.Service, edge.Mutual, false, serviceHandler, nil},
-		{"admin", c.Listeners.Admin, edge.Public, false, none, nil},
+		{"app", c.Listeners.App, edge.Public, len(c.Listeners.App.Allow) == 0, appHandler, blobBodies, nil},
+		{"service", c.Listeners.Service, edge.Mutual, false, serviceHandler, nil, []string{"application/json", "application/merge-patch+json"}},
+		{"admin", c.Listeners.Admin, edge.Public, false, none, nil, nil},
 	} {
 		allow, err := prefixes("listeners."+door.name+".allow", door.set.Allow)
 		if err != nil {
@@ -190,7 +191,7 @@ func (s *Server) doors(c config.Config, o Options, appHandler, serviceHandler ht
 		}
 		listeners = append(listeners, edge.Listener{
 			Name: door.name, Address: door.set.Address, Mode: door.mode, Certificates: certificates[i],
-			Handler: door.handler, Bodies: door.bodies, Everyone: door.everyone, Allow: allow, TrustedProxies: proxies,
+			Handler: door.handler, ContentTypes: door.types, Bodies: door.bodies, Everyone: door.everyone, Allow: allow, TrustedProxies: proxies,
 			Limits: edge.Limits{
 				Connections: door.set.MaxConnections, ConnectionsPerAddress: door.set.MaxConnectionsPerAddress,
 				RequestsPerAddress: door.set.MaxRequestsPerAddress,

@@ -125,6 +125,7 @@ type Keyring struct {
 	kekEvery time.Duration
 	needed   func(ctx context.Context, tx *db.Tx, name string, version uint32) (string, error)
 	metrics  *metrics
+	named    namedCache
 
 	opening opening
 }

@@ -251,11 +251,10 @@ func (s *Services) Patch(ctx context.Context, by actor.Actor, a Access, owner cu
 			return err
 		}
 		version = w.version + 1
-		index := digest(blinds)
-		next := row{version: version, schemaVersion: schema.Version, indexed: index, updatedAt: clock.Micros(now)}
+		next := row{version: version, schemaVersion: schema.Version, indexed: digest(blinds), updatedAt: clock.Micros(now)}
 		next.sealed = ring.Seal(place(owner, ref, next), plain)
 		e.Resource = d.version(resource, version)
-		if err := s.replace(ctx, tx, schema, owner, ref, w.version, next); err != nil || bytes.Equal(indexed, index) {
+		if err := s.replace(ctx, tx, schema, owner, ref, w.version, next); err != nil || bytes.Equal(indexed, next.indexed) {
 			return err
 		}
 		if err := deleteIndex(ctx, tx, owner, ref); err != nil {
@@ -435,7 +434,8 @@ func (s *Services) unreadable(ctx context.Context, d *deed, ref Ref, err error) 
 type pending struct {
 	s      *schema
 	reveal Reveal
-	what   string // the record, and what is revealed of it
+	name   string // of the record
+	what   string // name, and what is revealed of it
 	ring   *seal.Ring
 	row    row
 	read   bool
@@ -478,7 +478,8 @@ func (s *Services) Batch(ctx context.Context, by actor.Actor, a Access, reads []
 					}
 				}
 				if work[i].read {
-					granted = append(granted, work[i].what)
+					w := work[i]
+					granted = append(granted, w.name+" v"+strconv.FormatInt(w.row.version, 10)+strings.TrimPrefix(w.what, w.name))
 				} else {
 					denied = append(denied, work[i].what)
 					if reason == "" {
@@ -537,7 +538,8 @@ func (s *Services) prepare(by actor.Actor, a Access, r Read) (pending, *problem.
 	schema, resource, p := s.find(r.Ref)
 	w.s = schema
 	one := s.begin(by, a, s.reads(r.Customer, r.Ref, w.reveal))
-	one.Resource = strings.TrimPrefix(resource, "record ")
+	w.name = strings.TrimPrefix(resource, "record ")
+	one.Resource = w.name
 	one.refuse(p)
 	if one.err == nil && (r.All || len(r.Fields) > 0) {
 		one.refuse(schema.allows(w.reveal))
