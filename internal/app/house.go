@@ -111,7 +111,7 @@ func (h *House) openTrail(ctx context.Context, by actor.Actor, holder string) (e
 	}
 	h.Ring, err = keyring.Open(ctx, by, keyring.Options{
 		DB: h.DB, Root: h.root, Connect: connect, Clock: clock.System, Log: h.log, Metrics: h.Metrics,
-		KEKEvery: h.Config.Keys.KEKEvery, Rate: h.Config.Keys.RotationRate,
+		KEKEvery: h.Config.Keys.KEKEvery, ServiceEvery: h.Config.Keys.ServiceEvery, Rate: h.Config.Keys.RotationRate,
 	})
 	return err
 }
