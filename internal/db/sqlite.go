@@ -366,7 +366,8 @@ func checksummed(page []byte) bool {
 }
 
 // pragmas are set on every connection. A database that is reopened in WAL mode falls back to
-// synchronous=NORMAL, which may lose acknowledged writes in a power cut, unless told each time.
+// synchronous=NORMAL, which may lose acknowledged writes in a power cut, unless told each time. What is
+// deleted, a wrapped key for one, is overwritten in its page; the log forgets it at its next turn.
 const pragmas = `PRAGMA busy_timeout=10000;
 PRAGMA temp_store=MEMORY;
 PRAGMA journal_mode=WAL;
@@ -374,6 +375,7 @@ PRAGMA synchronous=FULL;
 PRAGMA foreign_keys=ON;
 PRAGMA trusted_schema=OFF;
 PRAGMA cell_size_check=ON;
+PRAGMA secure_delete=ON;
 PRAGMA journal_size_limit=67108864;
 PRAGMA cache_size=-4096`
 
