@@ -163,7 +163,7 @@ func (k *Keyring) compromiseKEK(ctx context.Context, tx *db.Tx, by actor.Actor, 
 		}
 		if open.Version != row.version { // a newer one is on its way
 			if open.Phase == PhasePublished {
-				if err := k.promoteKEK(ctx, tx, by, open.rotationKey(), becomes); err != nil {
+				if err := k.promoteKEK(ctx, tx, by, open.rotationKey(), becomes, fresh.others); err != nil {
 					return open, err
 				}
 			}
@@ -177,7 +177,7 @@ func (k *Keyring) compromiseKEK(ctx context.Context, tx *db.Tx, by actor.Actor, 
 	if err != nil {
 		return open, err
 	}
-	if err := k.promoteKEK(ctx, tx, by, begun.rotationKey(), becomes); err != nil {
+	if err := k.promoteKEK(ctx, tx, by, begun.rotationKey(), becomes, fresh.others); err != nil {
 		return open, err
 	}
 	return selectRotation(ctx, tx, kekName)
@@ -185,8 +185,9 @@ func (k *Keyring) compromiseKEK(ctx context.Context, tx *db.Tx, by actor.Actor, 
 
 // newKEK is a KEK that is not in the database yet.
 type newKEK struct {
-	held heldKEK
-	row  kekRow
+	held   heldKEK
+	row    kekRow
+	others int64 // how many keys it does not wrap yet
 }
 
 // withNewKEK has the root key wrap a new KEK, which it cannot do in a transaction, and runs fn in one.
@@ -205,6 +206,9 @@ func (k *Keyring) withNewKEK(ctx context.Context, fn func(tx *db.Tx, fresh newKE
 			return Rotation{}, err
 		}
 		var fresh newKEK
+		if fresh.others, err = k.countOthers(ctx, next); err != nil {
+			return Rotation{}, err
+		}
 		if fresh.held, fresh.row, err = k.newKEK(ctx, next); err != nil {
 			return Rotation{}, err
 		}
@@ -238,6 +242,14 @@ func (k *Keyring) nextKEK(ctx context.Context) (next uint32, err error) {
 		return err
 	})
 	return next, err
+}
+
+func (k *Keyring) countOthers(ctx context.Context, version uint32) (n int64, err error) {
+	err = k.db.View(ctx, func(tx *db.Tx) (err error) {
+		n, err = countOthers(ctx, tx, version)
+		return err
+	})
+	return n, err
 }
 
 func kekResource(version uint32) string { return "kek " + strconv.Itoa(int(version)) }
@@ -283,13 +295,11 @@ func (r rotationRow) rotationKey() rotationKey { return rotationKey{r.ID, r.Vers
 
 func (r rotationRow) open() bool { return r.ID != "" && r.Ended.IsZero() }
 
-// promoteKEK makes a published KEK the active one; the one before becomes what is said.
-func (k *Keyring) promoteKEK(ctx context.Context, tx *db.Tx, by actor.Actor, r rotationKey, before string) error {
+// promoteKEK makes a published KEK the active one; the one before becomes what is said. How many keys
+// there are to be wrapped anew was counted before: a transaction that looks at all of them is in the
+// way of everybody who makes one.
+func (k *Keyring) promoteKEK(ctx context.Context, tx *db.Tx, by actor.Actor, r rotationKey, before string, total int64) error {
 	if err := replaceActiveKEK(ctx, tx, r.version, before); err != nil {
-		return err
-	}
-	total, err := countOthers(ctx, tx, r.version)
-	if err != nil {
 		return err
 	}
 	if err := activateRotation(ctx, tx, r.id, total); err != nil {
@@ -549,7 +559,11 @@ func (k *Keyring) activateKEK(ctx context.Context, lease jobs.Lease, row rotatio
 	if k.keys.Load().held[row.Version].key == nil {
 		return keysUnavailable(fmt.Errorf("KEK %d is published and cannot be loaded here", row.Version))
 	}
-	err := k.fenced(ctx, lease, k.db.Update, func(tx *db.Tx) error {
+	total, err := k.countOthers(ctx, row.Version)
+	if err != nil {
+		return err
+	}
+	err = k.fenced(ctx, lease, k.db.Update, func(tx *db.Tx) error {
 		now, err := selectRotation(ctx, tx, row.Key)
 		if err != nil {
 			return err
@@ -557,7 +571,7 @@ func (k *Keyring) activateKEK(ctx context.Context, lease jobs.Lease, row rotatio
 		if now.ID != row.ID || now.Phase != PhasePublished {
 			return errStopped
 		}
-		return k.promoteKEK(ctx, tx, byRotation, row.rotationKey(), retired)
+		return k.promoteKEK(ctx, tx, byRotation, row.rotationKey(), retired, total)
 	})
 	if err != nil {
 		return err
@@ -592,8 +606,9 @@ func (k *Keyring) rewrap(ctx context.Context, lease jobs.Lease, row rotationRow)
 	if err != nil {
 		return err
 	}
+	first := row.cursorCustomer == "" // the service keys are done once in each pass
 	services = slices.DeleteFunc(services, func(r serviceRow) bool {
-		return r.wrapped == nil || r.kekVersion == row.Version
+		return !first || r.wrapped == nil || r.kekVersion == row.Version
 	})
 	last := len(data) < batch
 	if len(data) > 0 {
@@ -662,18 +677,15 @@ func (k *Keyring) rewrap(ctx context.Context, lease jobs.Lease, row rotationRow)
 // completeKEK ends the rotation when nothing is left, or nothing but what does not open. Else, somebody
 // was late with a key that the one before wraps: there is another pass.
 func (k *Keyring) completeKEK(ctx context.Context, lease jobs.Lease, row rotationRow, failed int64) error {
-	var left int64
-	if err := k.db.View(ctx, func(tx *db.Tx) (err error) {
-		left, err = countOthers(ctx, tx, row.Version)
-		return err
-	}); err != nil {
+	left, err := k.countOthers(ctx, row.Version)
+	if err != nil {
 		return err
 	}
 	if left > failed {
 		return k.fenced(ctx, lease, k.db.UpdateReadCommitted, func(tx *db.Tx) error { return restartRotation(ctx, tx, row.ID) })
 	}
 	var done int64
-	err := k.fenced(ctx, lease, k.db.Update, func(tx *db.Tx) error {
+	err = k.fenced(ctx, lease, k.db.Update, func(tx *db.Tx) error {
 		now, err := selectRotation(ctx, tx, row.Key)
 		if err != nil {
 			return err
