@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -19,21 +20,23 @@ func newKeysRotate() *cobra.Command {
 	var s settings
 	var watch, status, pause, resume, asJSON bool
 	cmd := &cobra.Command{
-		Use:   "rotate [kek]",
+		Use:   "rotate [KEY]",
 		Short: "Give a key a new version, while everything goes on",
-		Long: `Makes a new version of the key-encryption key, waits until every server holds it, has it seal from then
-on, and wraps all keys anew that the old one wraps. A running server does the work, and goes on after a
-restart where it was; without a server this command does it.
+		Long: `Makes a new version of a key, waits until every server holds it, and has it seal from then on. KEY is kek,
+the key-encryption key, or a service key: ` + strings.Join(keyring.Rotatable()[1:], ", ") + `.
 
-The old version stays, retired, until "strongroom keys destroy kek VERSION".`,
+After that all keys are wrapped anew that the old key-encryption key wraps; it stays, retired, until
+"strongroom keys destroy kek VERSION". The old version of a service key stays for what it made. A running
+server does the work, and goes on after a restart where it was; without a server this command does it.`,
 		Example: `  strongroom keys rotate kek --watch
   strongroom keys rotate --status
   strongroom keys rotate --pause`,
-		Args: cobra.MaximumNArgs(1),
+		Args:      cobra.MaximumNArgs(1),
+		ValidArgs: keyring.Rotatable(),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			switch {
-			case len(args) == 1 && args[0] != "kek":
-				return fmt.Errorf("%q is no key that can be rotated: name kek", args[0])
+			case len(args) == 1 && !slices.Contains(keyring.Rotatable(), args[0]):
+				return fmt.Errorf("%q is no key that can be rotated: name one of %s", args[0], strings.Join(keyring.Rotatable(), ", "))
 			case len(args) == 0 && !status && !pause && !resume:
 				return errors.New("say what to rotate: strongroom keys rotate kek; or look at a rotation with --status")
 			case len(args) == 1 && (status || pause || resume):
@@ -48,7 +51,7 @@ The old version stays, retired, until "strongroom keys destroy kek VERSION".`,
 			var r keyring.Rotation
 			switch {
 			case len(args) == 1:
-				r, err = o.RotateKEK(ctx)
+				r, err = o.Rotate(ctx, args[0])
 			case pause:
 				r, err = o.PauseRotation(ctx, true)
 			case resume:
@@ -170,8 +173,18 @@ func follow(cmd *cobra.Command, o app.Operator, watch, asJSON bool) error {
 	return printRotation(cmd.OutOrStdout(), r, asJSON)
 }
 
+// isKEK tells the key-encryption key, under which others are wrapped anew, from service keys.
+func isKEK(r keyring.Rotation) bool { return r.Key == "kek" }
+
+func keyName(r keyring.Rotation) string {
+	if isKEK(r) {
+		return "KEK"
+	}
+	return r.Key + " key"
+}
+
 func phaseLine(r keyring.Rotation) string {
-	name := strings.ToUpper(r.Key)
+	name := keyName(r)
 	switch r.Phase {
 	case keyring.PhasePublished:
 		return fmt.Sprintf("%s %d is published; it seals from %s on, when every server holds it", name, r.Version, r.Due.Local().Format("15:04:05"))
@@ -186,9 +199,11 @@ func printRotation(w io.Writer, r keyring.Rotation, asJSON bool) error {
 	if asJSON {
 		return printJSON(w, r)
 	}
-	name := strings.ToUpper(r.Key)
+	name := keyName(r)
 	var err error
 	switch {
+	case !r.Ended.IsZero() && !isKEK(r):
+		_, err = fmt.Fprintf(w, "✓ %s %d is active\n", name, r.Version)
 	case !r.Ended.IsZero() && r.Failed > 0:
 		_, err = fmt.Fprintf(w, "✗ %s %d: %d keys wrapped anew; %d do not open and stay as they are: bring them back from a backup\n", name, r.Version, r.Done, r.Failed)
 		if err == nil {

@@ -13,8 +13,8 @@ import (
 
 // KeyOperator is what the command line may ask about the life of keys.
 type KeyOperator interface {
-	// RotateKEK begins a rotation of the key-encryption key.
-	RotateKEK(ctx context.Context) (keyring.Rotation, error)
+	// Rotate begins a rotation of a key: "kek", or a service key.
+	Rotate(ctx context.Context, key string) (keyring.Rotation, error)
 	// CompromiseKEK marks a version as known to somebody else, and begins what follows from it.
 	CompromiseKEK(ctx context.Context, version uint32) (keyring.Rotation, error)
 	// DestroyKEK destroys a version that nothing needs.
@@ -28,8 +28,8 @@ type KeyOperator interface {
 	AwaitRotation(ctx context.Context, watch bool, progress func(keyring.Rotation)) (keyring.Rotation, error)
 }
 
-func (o operator) RotateKEK(ctx context.Context) (keyring.Rotation, error) {
-	r, err := o.house.Ring.RotateKEK(ctx, o.by)
+func (o operator) Rotate(ctx context.Context, key string) (keyring.Rotation, error) {
+	r, err := o.house.Ring.Rotate(ctx, o.by, key)
 	o.house.Jobs.Wake(keyring.JobRotation)
 	return r, err
 }
@@ -62,6 +62,7 @@ func (o operator) AwaitRotation(ctx context.Context, _ bool, progress func(keyri
 	for _, job := range o.house.Ring.Jobs() {
 		o.house.Jobs.Add(job)
 	}
+	o.house.Jobs.Add(o.house.Trail.Job()) // the old signing key signs for the new one
 	o.house.Jobs.Start(ctx)
 	o.house.Jobs.Wake(keyring.JobRotation)
 	r, err := await(ctx, o, progress)
@@ -108,6 +109,7 @@ const (
 
 type rotationRequest struct {
 	Do      string `json:"do"`
+	Key     string `json:"key,omitempty"`
 	Version uint32 `json:"version,omitempty"`
 }
 
@@ -124,7 +126,7 @@ func (c *control) rotation(w http.ResponseWriter, r *http.Request) {
 	case doStatus:
 		rotation, err = o.Rotation(ctx)
 	case doRotate:
-		rotation, err = o.RotateKEK(ctx)
+		rotation, err = o.Rotate(ctx, ask.Key)
 	case doPause, doResume:
 		rotation, err = o.PauseRotation(ctx, ask.Do == doPause)
 	case doCompromise:
@@ -137,33 +139,33 @@ func (c *control) rotation(w http.ResponseWriter, r *http.Request) {
 	c.answer(w, r, rotation, err)
 }
 
-func (d *dialled) ask(ctx context.Context, do string, version uint32) (r keyring.Rotation, err error) {
-	err = d.call(ctx, "/rotation", rotationRequest{do, version}, &r, nil)
+func (d *dialled) ask(ctx context.Context, do, key string, version uint32) (r keyring.Rotation, err error) {
+	err = d.call(ctx, "/rotation", rotationRequest{do, key, version}, &r, nil)
 	return r, err
 }
 
-func (d *dialled) RotateKEK(ctx context.Context) (keyring.Rotation, error) {
-	return d.ask(ctx, doRotate, 0)
+func (d *dialled) Rotate(ctx context.Context, key string) (keyring.Rotation, error) {
+	return d.ask(ctx, doRotate, key, 0)
 }
 
 func (d *dialled) CompromiseKEK(ctx context.Context, version uint32) (keyring.Rotation, error) {
-	return d.ask(ctx, doCompromise, version)
+	return d.ask(ctx, doCompromise, "", version)
 }
 
 func (d *dialled) DestroyKEK(ctx context.Context, version uint32) error {
-	_, err := d.ask(ctx, doDestroy, version)
+	_, err := d.ask(ctx, doDestroy, "", version)
 	return err
 }
 
 func (d *dialled) Rotation(ctx context.Context) (keyring.Rotation, error) {
-	return d.ask(ctx, doStatus, 0)
+	return d.ask(ctx, doStatus, "", 0)
 }
 
 func (d *dialled) PauseRotation(ctx context.Context, paused bool) (keyring.Rotation, error) {
 	if paused {
-		return d.ask(ctx, doPause, 0)
+		return d.ask(ctx, doPause, "", 0)
 	}
-	return d.ask(ctx, doResume, 0)
+	return d.ask(ctx, doResume, "", 0)
 }
 
 func (d *dialled) AwaitRotation(ctx context.Context, watch bool, progress func(keyring.Rotation)) (keyring.Rotation, error) {

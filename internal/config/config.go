@@ -82,6 +82,9 @@ type RootKey struct {
 type Keys struct {
 	// KEKEvery is the age at which the key-encryption key is rotated; 0 means only when asked.
 	KEKEvery time.Duration `yaml:"kek_every"`
+	// ServiceEvery is the age at which service keys are rotated, those that can be; 0 means only when
+	// asked.
+	ServiceEvery time.Duration `yaml:"service_every"`
 	// RotationRate bounds how many keys a second a rotation wraps anew.
 	RotationRate int `yaml:"rotation_rate"`
 }

@@ -137,8 +137,12 @@ func (v *validator) rootKey(c *Config) {
 
 func (v *validator) keys(k Keys) {
 	const year = 365 * 24 * time.Hour
-	v.check(k.KEKEvery == 0 || k.KEKEvery >= time.Hour && k.KEKEvery <= year, "keys.kek_every",
-		"is not 0 and not from an hour to a year", "write 2160h for 90 days, or 0 to rotate by hand only")
+	every := func(key string, d, most time.Duration, years string) {
+		v.check(d == 0 || d >= time.Hour && d <= most, key,
+			"is not 0 and not from an hour to "+years, "write 2160h for 90 days, or 0 to rotate by hand only")
+	}
+	every("keys.kek_every", k.KEKEvery, year, "a year")
+	every("keys.service_every", k.ServiceEvery, 5*year, "five years")
 	v.between("keys.rotation_rate", k.RotationRate, 10, 1_000_000)
 }
 

@@ -370,7 +370,8 @@ func checksummed(page []byte) bool {
 }
 
 // pragmas are set on every connection. A database that is reopened in WAL mode falls back to
-// synchronous=NORMAL, which may lose acknowledged writes in a power cut, unless told each time.
+// synchronous=NORMAL, which may lose acknowledged writes in a power cut, unless told each time. What is
+// deleted, a wrapped key for one, is overwritten in its page; the log forgets it at its next turn.
 const pragmas = `PRAGMA busy_timeout=10000;
 PRAGMA temp_store=MEMORY;
 PRAGMA journal_mode=WAL;

@@ -68,7 +68,7 @@ const (
 	defaultCacheSize = 10_000
 	defaultLease     = 5 * time.Minute
 	defaultPublish   = 10 * time.Second
-	defaultRate      = 10_000
+	defaultRate      = 5_000
 )
 
 // Recorder records an event in the deed's own transaction. The audit trail is behind it.
@@ -96,12 +96,15 @@ type Options struct {
 	Lease     time.Duration // for how long one is used without asking the database; 0 means 5 minutes
 
 	// Publish is how long a new KEK waits for all processes to hold it before it seals; 0 means 10
-	// seconds. The embedded database has one process, and needs no wait.
+	// seconds. The embedded database has one process, and needs no wait but for the signing key, whose
+	// successor the log announces.
 	Publish time.Duration
-	// Rate bounds how many keys a second a rotation wraps anew; 0 means 10,000.
+	// Rate bounds how many keys a second a rotation wraps anew; 0 means 5,000.
 	Rate int
 	// KEKEvery is the age at which the active KEK is rotated; 0 means never by itself.
 	KEKEvery time.Duration
+	// ServiceEvery is the age at which the service keys that can be are rotated; 0 means never.
+	ServiceEvery time.Duration
 	// Needed says who else needs a version of a key that nothing in the database does any more, a
 	// retained backup for one; "" means nobody does. nil asks nobody.
 	Needed func(ctx context.Context, tx *db.Tx, name string, version uint32) (by string, err error)
@@ -121,11 +124,13 @@ type Keyring struct {
 	record   atomic.Pointer[Recorder]
 	cache    *cache
 	publish  time.Duration
+	handOver time.Duration // of the signing key, which the log has to announce first
 	rate     int
-	kekEvery time.Duration
 	needed   func(ctx context.Context, tx *db.Tx, name string, version uint32) (string, error)
 	metrics  *metrics
 	named    namedCache
+
+	kekEvery, serviceEvery time.Duration
 
 	opening opening
 }
@@ -179,6 +184,7 @@ func Open(ctx context.Context, by actor.Actor, o Options) (*Keyring, error) {
 	if o.Publish <= 0 {
 		o.Publish = defaultPublish
 	}
+	handOver := o.Publish
 	if o.DB.Engine() == db.SQLite {
 		o.Publish = 0
 	}
@@ -190,7 +196,8 @@ func Open(ctx context.Context, by actor.Actor, o Options) (*Keyring, error) {
 	}
 	k := &Keyring{
 		db: o.DB, root: o.Root, clock: o.Clock, log: o.Log, metrics: newMetrics(o.Metrics),
-		publish: o.Publish, rate: o.Rate, kekEvery: o.KEKEvery, needed: o.Needed,
+		publish: o.Publish, handOver: handOver, rate: o.Rate, needed: o.Needed,
+		kekEvery: o.KEKEvery, serviceEvery: o.ServiceEvery,
 	}
 	var err error
 	if k.cache, err = newCache(o.CacheSize, o.Lease, o.Clock, o.Metrics); err != nil {
@@ -292,7 +299,7 @@ func (k *Keyring) load(ctx context.Context, by actor.Actor, create bool, connect
 	// a run that came to nothing is still true in the next.
 	made := make([]serviceRow, len(missing))
 	for i, d := range missing {
-		made[i] = k.newServiceRow(set.kek, d)
+		made[i] = k.newServiceRow(set.kek, d, 1)
 	}
 	return k.db.UpdateReadCommitted(ctx, func(tx *db.Tx) error {
 		// Every insertion waits for another process that is inserting the same row, and then does
@@ -661,6 +668,8 @@ type Info struct {
 	MadeAt    time.Time
 	Uses      int64  // KEK: how many keys it wraps; customer: how many customers; -1 unknown
 	WrappedBy string // the root key's id, or "kek/1"
+
+	Next time.Time // when an active version is rotated by itself; zero for never
 }
 
 // List returns all keys, without anything secret: KEKs first, then the customers' data keys summed up
@@ -705,6 +714,7 @@ func (k *Keyring) List(ctx context.Context, by actor.Actor) ([]Info, error) {
 			list = append(list, Info{
 				Name: kekName, Version: r.version, Algorithm: r.algorithm, State: r.state,
 				MadeAt: clock.FromMicros(r.madeAt), Uses: wraps[r.version], WrappedBy: strings.Join(roots, ", "),
+				Next: next(k.kekEvery, r.state, r.madeAt),
 			})
 		}
 		for _, d := range data {
@@ -717,6 +727,7 @@ func (k *Keyring) List(ctx context.Context, by actor.Actor) ([]Info, error) {
 			list = append(list, Info{
 				Name: s.name, Version: s.version, Algorithm: s.algorithm, State: s.state,
 				MadeAt: clock.FromMicros(s.madeAt), Uses: -1, WrappedBy: wrappedBy(s.kekVersion),
+				Next: next(k.everyService(s.name), s.state, s.madeAt),
 			})
 		}
 		return nil

@@ -818,7 +818,7 @@ func TestManyVersions(t *testing.T) {
 
 func TestList(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
-		k := openKeyring(t, d, testRoot(t))
+		k := openWith(t, Options{DB: d, Root: testRoot(t), KEKEvery: 90 * 24 * time.Hour, ServiceEvery: 365 * 24 * time.Hour})
 		for range 3 {
 			k.create(t)
 		}
@@ -827,16 +827,18 @@ func TestList(t *testing.T) {
 			t.Fatal(err)
 		}
 		madeAt := k.clock.Now()
+		var never time.Time
+		kek, year := madeAt.Add(90*24*time.Hour), madeAt.Add(365*24*time.Hour)
 		want := []Info{
-			{"kek", 1, "AES-256-GCM", "active", madeAt, 10, k.root.ID()},
-			{"customer", 1, "AES-256-GCM", "active", madeAt, 3, "kek/1"},
-			{"blind-index", 1, "HMAC-SHA-256", "active", madeAt, -1, "kek/1"},
-			{"checkpoint", 1, "Ed25519", "active", madeAt, -1, "kek/1"},
-			{"event", 1, "AES-256-GCM", "active", madeAt, -1, "kek/1"},
-			{"event-mac", 1, "HMAC-SHA-256", "active", madeAt, -1, "kek/1"},
-			{"outbox", 1, "AES-256-GCM", "active", madeAt, -1, "kek/1"},
-			{"pepper", 1, "HMAC-SHA-256", "active", madeAt, -1, "kek/1"},
-			{"token", 1, "HMAC-SHA-256", "active", madeAt, -1, "kek/1"},
+			{"kek", 1, "AES-256-GCM", "active", madeAt, 10, k.root.ID(), kek},
+			{"customer", 1, "AES-256-GCM", "active", madeAt, 3, "kek/1", never},
+			{"blind-index", 1, "HMAC-SHA-256", "active", madeAt, -1, "kek/1", never},
+			{"checkpoint", 1, "Ed25519", "active", madeAt, -1, "kek/1", year},
+			{"event", 1, "AES-256-GCM", "active", madeAt, -1, "kek/1", year},
+			{"event-mac", 1, "HMAC-SHA-256", "active", madeAt, -1, "kek/1", year},
+			{"outbox", 1, "AES-256-GCM", "active", madeAt, -1, "kek/1", year},
+			{"pepper", 1, "HMAC-SHA-256", "active", madeAt, -1, "kek/1", never},
+			{"token", 1, "HMAC-SHA-256", "active", madeAt, -1, "kek/1", year},
 		}
 		if !slices.Equal(list, want) {
 			t.Errorf("got  %v\nwant %v", list, want)

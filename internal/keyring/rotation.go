@@ -49,6 +49,8 @@ const (
 
 const (
 	rotationEvery = 5 * time.Second
+	// watchPause is how long a rotation that waits for its time sleeps before it looks again.
+	watchPause = time.Second
 	// rewrapBatch is how many keys one transaction wraps anew: few enough that others wait some
 	// milliseconds for it, and enough to share the cost of a commit.
 	rewrapBatch = 250
@@ -57,7 +59,7 @@ const (
 // Rotation is how far the change to a new version of a key is.
 type Rotation struct {
 	ID       string
-	Key      string // "kek"
+	Key      string // "kek", or the name of a service key
 	Version  uint32 // the new one
 	Reason   string // asked, scheduled or compromised
 	Phase    string // published, resealing or done
@@ -73,7 +75,7 @@ type Rotation struct {
 }
 
 var (
-	errRotating   = problem.New(problem.Conflict, "rotation-under-way", "The key is being rotated already.")
+	errRotating   = problem.New(problem.Conflict, "rotation-under-way", "A key is being rotated already: wait for its end.")
 	errNoRotation = problem.New(problem.NotFound, "no-rotation", "No key is being rotated.")
 	errNoKey      = problem.New(problem.NotFound, "key-not-found", "There is no such version of the key.")
 )
@@ -87,7 +89,7 @@ func (k *Keyring) RotateKEK(ctx context.Context, by actor.Actor) (Rotation, erro
 
 func (k *Keyring) startKEK(ctx context.Context, by actor.Actor, reason string) (Rotation, error) {
 	return k.withNewKEK(ctx, func(tx *db.Tx, fresh newKEK) (rotationRow, error) {
-		open, err := selectRotation(ctx, tx)
+		open, err := selectRotation(ctx, tx, "")
 		if err != nil {
 			return open, err
 		}
@@ -105,7 +107,7 @@ func (k *Keyring) startKEK(ctx context.Context, by actor.Actor, reason string) (
 // version that is not there or was destroyed.
 func (k *Keyring) CompromiseKEK(ctx context.Context, by actor.Actor, version uint32) (Rotation, error) {
 	r, err := k.withNewKEK(ctx, func(tx *db.Tx, fresh newKEK) (rotationRow, error) {
-		open, err := selectRotation(ctx, tx)
+		open, err := selectRotation(ctx, tx, kekName)
 		if err != nil {
 			return open, err
 		}
@@ -141,7 +143,7 @@ func (k *Keyring) compromiseKEK(ctx context.Context, tx *db.Tx, by actor.Actor, 
 		if err := endRotation(ctx, tx, open.ID, now); err != nil {
 			return open, err
 		}
-		return selectRotation(ctx, tx)
+		return selectRotation(ctx, tx, kekName)
 	}
 	becomes := retired // the active one
 	if row.state == active {
@@ -161,11 +163,11 @@ func (k *Keyring) compromiseKEK(ctx context.Context, tx *db.Tx, by actor.Actor, 
 		}
 		if open.Version != row.version { // a newer one is on its way
 			if open.Phase == PhasePublished {
-				if err := k.promoteKEK(ctx, tx, by, open.rotationKey(), becomes); err != nil {
+				if err := k.promoteKEK(ctx, tx, by, open.rotationKey(), becomes, fresh.others); err != nil {
 					return open, err
 				}
 			}
-			return selectRotation(ctx, tx)
+			return selectRotation(ctx, tx, kekName)
 		}
 		if err := endRotation(ctx, tx, open.ID, now); err != nil {
 			return open, err
@@ -175,16 +177,17 @@ func (k *Keyring) compromiseKEK(ctx context.Context, tx *db.Tx, by actor.Actor, 
 	if err != nil {
 		return open, err
 	}
-	if err := k.promoteKEK(ctx, tx, by, begun.rotationKey(), becomes); err != nil {
+	if err := k.promoteKEK(ctx, tx, by, begun.rotationKey(), becomes, fresh.others); err != nil {
 		return open, err
 	}
-	return selectRotation(ctx, tx)
+	return selectRotation(ctx, tx, kekName)
 }
 
 // newKEK is a KEK that is not in the database yet.
 type newKEK struct {
-	held heldKEK
-	row  kekRow
+	held   heldKEK
+	row    kekRow
+	others int64 // how many keys it does not wrap yet
 }
 
 // withNewKEK has the root key wrap a new KEK, which it cannot do in a transaction, and runs fn in one.
@@ -203,6 +206,9 @@ func (k *Keyring) withNewKEK(ctx context.Context, fn func(tx *db.Tx, fresh newKE
 			return Rotation{}, err
 		}
 		var fresh newKEK
+		if fresh.others, err = k.countOthers(ctx, next); err != nil {
+			return Rotation{}, err
+		}
 		if fresh.held, fresh.row, err = k.newKEK(ctx, next); err != nil {
 			return Rotation{}, err
 		}
@@ -236,6 +242,14 @@ func (k *Keyring) nextKEK(ctx context.Context) (next uint32, err error) {
 		return err
 	})
 	return next, err
+}
+
+func (k *Keyring) countOthers(ctx context.Context, version uint32) (n int64, err error) {
+	err = k.db.View(ctx, func(tx *db.Tx) (err error) {
+		n, err = countOthers(ctx, tx, version)
+		return err
+	})
+	return n, err
 }
 
 func kekResource(version uint32) string { return "kek " + strconv.Itoa(int(version)) }
@@ -281,13 +295,11 @@ func (r rotationRow) rotationKey() rotationKey { return rotationKey{r.ID, r.Vers
 
 func (r rotationRow) open() bool { return r.ID != "" && r.Ended.IsZero() }
 
-// promoteKEK makes a published KEK the active one; the one before becomes what is said.
-func (k *Keyring) promoteKEK(ctx context.Context, tx *db.Tx, by actor.Actor, r rotationKey, before string) error {
+// promoteKEK makes a published KEK the active one; the one before becomes what is said. How many keys
+// there are to be wrapped anew was counted before: a transaction that looks at all of them is in the
+// way of everybody who makes one.
+func (k *Keyring) promoteKEK(ctx context.Context, tx *db.Tx, by actor.Actor, r rotationKey, before string, total int64) error {
 	if err := replaceActiveKEK(ctx, tx, r.version, before); err != nil {
-		return err
-	}
-	total, err := countOthers(ctx, tx, r.version)
-	if err != nil {
 		return err
 	}
 	if err := activateRotation(ctx, tx, r.id, total); err != nil {
@@ -303,7 +315,7 @@ func (k *Keyring) promoteKEK(ctx context.Context, tx *db.Tx, by actor.Actor, r r
 // "no-rotation" when there was none.
 func (k *Keyring) Rotation(ctx context.Context) (r Rotation, err error) {
 	err = k.db.View(ctx, func(tx *db.Tx) error {
-		row, err := selectRotation(ctx, tx)
+		row, err := selectRotation(ctx, tx, "")
 		if err == nil && row.ID == "" {
 			err = errNoRotation
 		}
@@ -313,7 +325,7 @@ func (k *Keyring) Rotation(ctx context.Context) (r Rotation, err error) {
 	return r, err
 }
 
-// PauseRotation has the rotation stop where it is, until ResumeRotation. A published KEK still becomes
+// PauseRotation has the rotation stop where it is, until ResumeRotation. A published key still becomes
 // active. It fails with the problem "no-rotation" when none goes on.
 func (k *Keyring) PauseRotation(ctx context.Context, by actor.Actor) (Rotation, error) {
 	return k.pause(ctx, by, true, ActionRotationPause)
@@ -327,7 +339,7 @@ func (k *Keyring) ResumeRotation(ctx context.Context, by actor.Actor) (Rotation,
 
 func (k *Keyring) pause(ctx context.Context, by actor.Actor, paused bool, action string) (r Rotation, err error) {
 	err = k.db.Update(ctx, func(tx *db.Tx) error {
-		row, err := selectRotation(ctx, tx)
+		row, err := selectRotation(ctx, tx, "")
 		if err != nil {
 			return err
 		}
@@ -339,7 +351,11 @@ func (k *Keyring) pause(ctx context.Context, by actor.Actor, paused bool, action
 		}
 		row.Paused = paused
 		r = row.public()
-		return k.event(ctx, tx, by, "", action, kekResource(row.Version))
+		resource := kekResource(row.Version)
+		if row.Key != kekName {
+			resource = serviceResource(row.Key, row.Version)
+		}
+		return k.event(ctx, tx, by, "", action, resource)
 	})
 	return r, err
 }
@@ -440,7 +456,7 @@ func (k *Keyring) rotate(ctx context.Context) error {
 	for {
 		var row rotationRow
 		err := k.db.View(ctx, func(tx *db.Tx) (err error) {
-			row, err = selectRotation(ctx, tx)
+			row, err = selectRotation(ctx, tx, "")
 			return err
 		})
 		if err != nil {
@@ -448,13 +464,19 @@ func (k *Keyring) rotate(ctx context.Context) error {
 		}
 		switch {
 		case !row.open():
-			if !k.due() {
+			switch name := k.due(); name {
+			case "":
 				return nil
+			case kekName:
+				_, err = k.startKEK(ctx, byRotation, reasonScheduled)
+			default:
+				_, err = k.startService(ctx, byRotation, name, reasonScheduled)
 			}
-			_, err = k.startKEK(ctx, byRotation, reasonScheduled)
 			if problem.Is(err, errRotating.Slug()) {
 				err = nil
 			}
+		case row.Key != kekName:
+			err = k.activateService(ctx, lease, row)
 		case row.Phase == PhasePublished:
 			err = k.activateKEK(ctx, lease, row)
 		case row.Paused:
@@ -471,9 +493,33 @@ func (k *Keyring) rotate(ctx context.Context) error {
 	}
 }
 
-// due reports whether the active KEK is as old as it may become.
-func (k *Keyring) due() bool {
-	return k.kekEvery > 0 && k.clock.Now().Sub(k.keys.Load().kekMade) >= k.kekEvery
+// due returns the name of a key whose active version is as old as it may become, or "".
+func (k *Keyring) due() string {
+	set, now := k.keys.Load(), k.clock.Now()
+	if at := next(k.kekEvery, active, clock.Micros(set.kekMade)); !at.IsZero() && !at.After(now) {
+		return kekName
+	}
+	for _, name := range rotatable {
+		if at := next(k.serviceEvery, active, set.service[name].made); !at.IsZero() && !at.After(now) {
+			return name
+		}
+	}
+	return ""
+}
+
+// next returns when a version is rotated by itself.
+func next(every time.Duration, state string, madeAt int64) time.Time {
+	if every <= 0 || state != active {
+		return time.Time{}
+	}
+	return clock.FromMicros(madeAt).Add(every)
+}
+
+func (k *Keyring) everyService(name string) time.Duration {
+	if !slices.Contains(rotatable, name) {
+		return 0
+	}
+	return k.serviceEvery
 }
 
 func (k *Keyring) wait(ctx context.Context, d time.Duration) error {
@@ -504,7 +550,7 @@ func (k *Keyring) fenced(ctx context.Context, lease jobs.Lease, update func(cont
 // activateKEK has the published KEK seal from now on, once its time has come.
 func (k *Keyring) activateKEK(ctx context.Context, lease jobs.Lease, row rotationRow) error {
 	if left := row.Due.Sub(k.clock.Now()); left > 0 {
-		return k.wait(ctx, min(left, time.Second))
+		return k.wait(ctx, min(left, watchPause))
 	}
 	// This process, at least, holds it.
 	if err := k.Reload(ctx); err != nil {
@@ -513,15 +559,19 @@ func (k *Keyring) activateKEK(ctx context.Context, lease jobs.Lease, row rotatio
 	if k.keys.Load().held[row.Version].key == nil {
 		return keysUnavailable(fmt.Errorf("KEK %d is published and cannot be loaded here", row.Version))
 	}
-	err := k.fenced(ctx, lease, k.db.Update, func(tx *db.Tx) error {
-		now, err := selectRotation(ctx, tx)
+	total, err := k.countOthers(ctx, row.Version)
+	if err != nil {
+		return err
+	}
+	err = k.fenced(ctx, lease, k.db.Update, func(tx *db.Tx) error {
+		now, err := selectRotation(ctx, tx, row.Key)
 		if err != nil {
 			return err
 		}
 		if now.ID != row.ID || now.Phase != PhasePublished {
 			return errStopped
 		}
-		return k.promoteKEK(ctx, tx, byRotation, row.rotationKey(), retired)
+		return k.promoteKEK(ctx, tx, byRotation, row.rotationKey(), retired, total)
 	})
 	if err != nil {
 		return err
@@ -556,8 +606,9 @@ func (k *Keyring) rewrap(ctx context.Context, lease jobs.Lease, row rotationRow)
 	if err != nil {
 		return err
 	}
+	first := row.cursorCustomer == "" // the service keys are done once in each pass
 	services = slices.DeleteFunc(services, func(r serviceRow) bool {
-		return r.wrapped == nil || r.kekVersion == row.Version
+		return !first || r.wrapped == nil || r.kekVersion == row.Version
 	})
 	last := len(data) < batch
 	if len(data) > 0 {
@@ -626,19 +677,16 @@ func (k *Keyring) rewrap(ctx context.Context, lease jobs.Lease, row rotationRow)
 // completeKEK ends the rotation when nothing is left, or nothing but what does not open. Else, somebody
 // was late with a key that the one before wraps: there is another pass.
 func (k *Keyring) completeKEK(ctx context.Context, lease jobs.Lease, row rotationRow, failed int64) error {
-	var left int64
-	if err := k.db.View(ctx, func(tx *db.Tx) (err error) {
-		left, err = countOthers(ctx, tx, row.Version)
-		return err
-	}); err != nil {
+	left, err := k.countOthers(ctx, row.Version)
+	if err != nil {
 		return err
 	}
 	if left > failed {
 		return k.fenced(ctx, lease, k.db.UpdateReadCommitted, func(tx *db.Tx) error { return restartRotation(ctx, tx, row.ID) })
 	}
 	var done int64
-	err := k.fenced(ctx, lease, k.db.Update, func(tx *db.Tx) error {
-		now, err := selectRotation(ctx, tx)
+	err = k.fenced(ctx, lease, k.db.Update, func(tx *db.Tx) error {
+		now, err := selectRotation(ctx, tx, row.Key)
 		if err != nil {
 			return err
 		}

@@ -117,15 +117,17 @@ func rewrapServiceKey(ctx context.Context, tx *db.Tx, r serviceRow, kek uint32) 
 		kek, r.wrapped, r.name, r.version, r.kekVersion)
 }
 
-// selectRotation returns the rotation that goes on, or else the latest, or else one without an ID.
-func selectRotation(ctx context.Context, tx *db.Tx) (r rotationRow, err error) {
+// selectRotation returns the rotation of the key, or of any for "", that goes on, or else the latest, or
+// else one without an ID.
+func selectRotation(ctx context.Context, tx *db.Tx, key string) (r rotationRow, err error) {
 	var worked, started, due int64
 	var ended sql.NullInt64
 	var paused int64
 	err = tx.QueryRow(ctx, `
 		SELECT id, key_name, version, reason, phase, paused, total, done, failed, worked,
 		       cursor_customer, cursor_version, started_at, due_at, ended_at
-		FROM rotation ORDER BY CASE WHEN ended_at IS NULL THEN 0 ELSE 1 END, started_at DESC, id DESC LIMIT 1`).Scan(
+		FROM rotation WHERE key_name = $1 OR $2 = ''
+		ORDER BY CASE WHEN ended_at IS NULL THEN 0 ELSE 1 END, started_at DESC, id DESC LIMIT 1`, key, key).Scan(
 		&r.ID, &r.Key, &r.Version, &r.Reason, &r.Phase, &paused, &r.Total, &r.Done, &r.Failed, &worked,
 		&r.cursorCustomer, &r.cursorVersion, &started, &due, &ended)
 	if errors.Is(err, sql.ErrNoRows) {
