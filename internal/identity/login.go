@@ -136,14 +136,6 @@ func (i *Identity) recordLogin(ctx context.Context, by actor.Actor, e164 string,
 	err = i.Trail.Do(ctx, by, event, func(tx *db.Tx, e *audit.Event) error {
 		reason = nil
 		right, c := right, try.challenge
-		switch err := i.Keys.Erased(ctx, tx, c.Customer); {
-		case problem.Is(err, "customer-erased"): // since the private code was compared
-			right, c.Reason = false, "customer-erased"
-		case err != nil:
-			return err
-		case c.Customer != "":
-			e.Personal = numberOf(e164)
-		}
 		l, err := getLane(ctx, tx, try.Lane)
 		if err != nil {
 			return err
@@ -153,6 +145,14 @@ func (i *Identity) recordLogin(ctx context.Context, by actor.Actor, e164 string,
 		}
 		if err := putLane(ctx, tx, try.Lane, l, now); err != nil {
 			return err
+		}
+		switch err := i.Keys.Erased(ctx, tx, c.Customer); {
+		case problem.Is(err, "customer-erased"): // since the private code was compared
+			right, c.Reason = false, "customer-erased"
+		case err != nil:
+			return err
+		case c.Customer != "":
+			e.Personal = numberOf(e164)
 		}
 		send, err := i.mayMessage(ctx, tx, by, e164, laneOf, right, now)
 		if err != nil {
