@@ -200,14 +200,6 @@ func (i *Identity) recordLogin(ctx context.Context, by actor.Actor, s starter, t
 	err = i.Trail.Do(ctx, by, event, func(tx *db.Tx, e *audit.Event) error {
 		reason = nil
 		right, c := right, try.challenge
-		switch err := i.Keys.Erased(ctx, tx, c.Customer); {
-		case problem.Is(err, "customer-erased"): // since the private code was compared
-			right, c.Reason = false, "customer-erased"
-		case err != nil:
-			return err
-		case c.Customer != "":
-			e.Personal = numberOf(s.number)
-		}
 		l, err := getLane(ctx, tx, try.Lane)
 		if err != nil {
 			return err
@@ -217,6 +209,14 @@ func (i *Identity) recordLogin(ctx context.Context, by actor.Actor, s starter, t
 		}
 		if err := putLane(ctx, tx, try.Lane, l, now); err != nil {
 			return err
+		}
+		switch err := i.Keys.Erased(ctx, tx, c.Customer); {
+		case problem.Is(err, "customer-erased"): // since the private code was compared
+			right, c.Reason = false, "customer-erased"
+		case err != nil:
+			return err
+		case c.Customer != "":
+			e.Personal = numberOf(s.number)
 		}
 		if !right {
 			if err := i.shutOut(ctx, tx, by, try.challenge, l, now); err != nil {
