@@ -40,6 +40,10 @@ func TestVaultExamples(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	_, page, found := bytes.Cut(page, []byte("## For your services"))
+	if !found {
+		t.Fatal("docs/vault.md has no examples for services")
+	}
 	s := start(t, "dev", t.TempDir())
 	const mark = "---- end of a block ----"
 	script := "set -euo pipefail\n"

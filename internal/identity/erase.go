@@ -17,7 +17,7 @@ type Eraser struct{ room *Identity }
 
 // NewEraser returns an Eraser.
 func NewEraser(keys *keyring.Keyring) Eraser {
-	return Eraser{&Identity{Options: Options{Keys: keys}}}
+	return Eraser{&Identity{Options: Options{Keys: keys}, rows: rows{tokenKeys{keys}}}}
 }
 
 // EraseCustomer deletes the account of c with the number, the private code's hash and the devices; their

@@ -60,7 +60,7 @@ func TestNothingOfTheErasedOpens(t *testing.T) {
 func nothingOpens(t *testing.T, d *db.DB, o db.Options) {
 	ctx := t.Context()
 	var trail *audit.Trail
-	keys, err := keyring.Open(ctx, actor.OfSystem("test"), keyring.Options{DB: d, Root: keyringtest.Root(t),
+	keys, err := keyring.Open(ctx, actor.OfSystem("test"), keyring.Options{Create: true, DB: d, Root: keyringtest.Root(t),
 		Connect: func(k *keyring.Keyring) keyring.Recorder {
 			trail = audit.New(d, k, audit.Options{})
 			return func(ctx context.Context, tx *db.Tx, by actor.Actor, c customer.ID, action, resource string) error {

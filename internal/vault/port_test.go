@@ -44,7 +44,7 @@ func TestImport(t *testing.T) {
 				importRow(1, "crm-1", note("a", 1)), importRow(2, "crm-2", note("b", 2)),
 				{Line: 3, External: "crm-1", Key: "other", Columns: map[string]string{"text": "true", "badge": "3"}},
 			}, want: "created created created",
-				events: "create granted import record note/main|create granted import record note/main|create granted import record note/other|vault.import granted collection note 3 rows"},
+				events: "create granted import record note/main v1|create granted import record note/main v1|create granted import record note/other v1|vault.import granted collection note 3 rows"},
 			{name: "again", by: operator, into: "note", rows: []vault.ImportRow{
 				importRow(1, "crm-1", `{"badge": 1, "text": "\u0061"}`), importRow(2, "crm-2", note("b", 2)),
 			}, want: "unchanged unchanged",
@@ -59,11 +59,11 @@ func TestImport(t *testing.T) {
 				importRow(7, "crm-4", note("d", 4)),
 				importRow(8, "crm-5", note("e", 4)), // the badge of the row before
 			}, want: "record-exists value-taken invalid-customer invalid-record invalid-json invalid-key created value-taken",
-				events: "create granted import record note/main|vault.import granted collection note 8 rows, 7 refused"},
+				events: "create granted import record note/main v1|vault.import granted collection note 8 rows, 7 refused"},
 			{name: "replaced", by: operator, into: "note", replace: true, rows: []vault.ImportRow{importRow(1, "crm-1", note("new", 7))},
-				want: "updated", events: "update granted import record note/main|vault.import granted collection note 1 rows"},
+				want: "updated", events: "update granted import record note/main v2|vault.import granted collection note 1 rows"},
 			{name: "the badge is free again", by: operator, into: "note", rows: []vault.ImportRow{importRow(1, "crm-6", note("f", 1))},
-				want: "created", events: "create granted import record note/main|vault.import granted collection note 1 rows"},
+				want: "created", events: "create granted import record note/main v1|vault.import granted collection note 1 rows"},
 		} {
 			before := h.events(t)
 			results, err := h.vault.Import(t.Context(), row.by, row.into, row.rows, row.replace)

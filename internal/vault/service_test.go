@@ -171,7 +171,7 @@ func TestServicesWorkWithRecords(t *testing.T) {
 			{"read an old version", call{method: "GET", path: at("profile/main?version=1&reveal=country"), purpose: "show-to-customer"}, 200, `"country":"GB"`, "Lovelace",
 				"read granted purpose:show-to-customer record profile/main v1 reveal country"},
 			{"read a version that never was", call{method: "GET", path: at("profile/main?version=9")}, 404, "record-not-found", "Ada",
-				"read denied record-not-found record profile/main"},
+				"read denied record-not-found record profile/main v9"},
 			{"list", call{method: "GET", path: at("profile?limit=5")}, 200, `"key":"main"`, "Lovelace",
 				"list granted purpose:support collection profile 1 records main to main"},
 			{"no purpose", call{method: "GET", path: at("profile/main"), purpose: "-"}, 422, "purpose-required", "Ada",

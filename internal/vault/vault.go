@@ -365,7 +365,7 @@ func (v *Vault) Get(ctx context.Context, by actor.Actor, owner customer.ID, ref 
 func (v *Vault) get(ctx context.Context, d *deed, owner customer.ID, ref Ref, version int64, reveal Reveal) (Record, error) {
 	s, resource, p := v.find(ref)
 	if version != 0 {
-		resource += " version " + strconv.FormatInt(version, 10)
+		resource += " v" + strconv.FormatInt(version, 10)
 	}
 	d.Resource = resource
 	d.refuse(p)
@@ -382,7 +382,7 @@ func (v *Vault) get(ctx context.Context, d *deed, owner customer.ID, ref Ref, ve
 		var found bool
 		if w, found, err = selectAt(ctx, tx, owner, ref, version); err == nil && !found {
 			return v.absent(ctx, tx, e, owner)
-		} else if err == nil {
+		} else if err == nil && version == 0 {
 			e.Resource = d.version(resource, w.version)
 		}
 		return err
