@@ -304,15 +304,17 @@ func (c *Client) attempt(ctx context.Context, r request, body []byte, access Sec
 	}
 	req.Header.Set("Accept", "application/json, application/problem+json")
 	req.Header.Set("User-Agent", c.userAgent)
-	if body != nil {
+	if body != nil && req.Header.Get("Content-Type") == "" {
 		req.Header.Set("Content-Type", "application/json")
 	}
-	nonce, issued := c.proofState()
-	signed, err := c.prover.prove(r.method, c.origin+r.path, nonce, access, issued)
-	if err != nil {
-		return answer{}, err
+	if c.prover != nil { // a service proves itself by its certificate
+		nonce, issued := c.proofState()
+		signed, err := c.prover.prove(r.method, c.origin+r.path, nonce, access, issued)
+		if err != nil {
+			return answer{}, err
+		}
+		req.Header.Set("DPoP", signed)
 	}
-	req.Header.Set("DPoP", signed)
 	if !access.IsZero() {
 		req.Header.Set("Authorization", "DPoP "+access.Reveal())
 	}

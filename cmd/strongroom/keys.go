@@ -14,7 +14,7 @@ func newKeys() *cobra.Command {
 	var asJSON bool
 	list := &cobra.Command{
 		Use:   "list",
-		Short: "List every key version: age, algorithm, state, what it wraps",
+		Short: "List every key version: age, algorithm, state, what it wraps, when it is rotated by itself",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			o, err := s.operator(cmd)
@@ -30,20 +30,24 @@ func newKeys() *cobra.Command {
 				return printJSON(cmd.OutOrStdout(), infos)
 			}
 			out := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
-			fmt.Fprintln(out, "KEY\tVERSION\tALGORITHM\tSTATE\tAGE\tUSES\tWRAPPED BY")
+			fmt.Fprintln(out, "KEY\tVERSION\tALGORITHM\tSTATE\tAGE\tUSES\tWRAPPED BY\tNEXT ROTATION")
 			for _, k := range infos {
 				uses := "-"
 				if k.Uses >= 0 {
 					uses = fmt.Sprint(k.Uses)
 				}
-				fmt.Fprintf(out, "%s\t%d\t%s\t%s\t%s\t%s\t%s\n", k.Name, k.Version, k.Algorithm, k.State, age(k.MadeAt), uses, k.WrappedBy)
+				next := "-"
+				if !k.Next.IsZero() {
+					next = k.Next.Local().Format("2006-01-02")
+				}
+				fmt.Fprintf(out, "%s\t%d\t%s\t%s\t%s\t%s\t%s\t%s\n", k.Name, k.Version, k.Algorithm, k.State, age(k.MadeAt), uses, k.WrappedBy, next)
 			}
 			return out.Flush()
 		},
 	}
 	s.place(list)
 	list.Flags().BoolVar(&asJSON, "json", false, "print JSON")
-	cmd.AddCommand(list)
+	cmd.AddCommand(list, newKeysRotate(), newKeysCompromised(), newKeysDestroy())
 	return cmd
 }
 

@@ -18,7 +18,7 @@ import (
 var version = "unknown"
 
 // The exit codes. 1 is every failure that has no code of its own.
-const exitFindings = 3 // audit verify has found that the trail was altered
+const exitFindings = 3 // audit verify has found that the trail was altered; keys rotate, keys that do not open
 
 // exitError carries an exit code past cobra; what it has to say is printed already.
 type exitError int
@@ -28,7 +28,10 @@ func (e exitError) Error() string { return fmt.Sprintf("exit code %d", int(e)) }
 func main() { os.Exit(run(os.Args[1:])) }
 
 func run(args []string) int {
-	app.Harden()
+	if err := app.Harden(); err != nil {
+		fmt.Fprintln(os.Stderr, "strongroom:", err)
+		return 1
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	root := newRoot()
@@ -56,7 +59,7 @@ Start with "strongroom dev" and, in a second terminal, "strongroom demo".`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	root.AddCommand(newDev(), newInit(), newServe(), newDemo(), newAudit(), newKeys(), newConfig(), newVersion())
+	root.AddCommand(newDev(), newInit(), newServe(), newDemo(), newAudit(), newKeys(), newVault(), newConfig(), newVersion())
 	return root
 }
 

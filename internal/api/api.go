@@ -2,7 +2,8 @@
 //
 //   - no operation runs before its caller has proven who they are, in the way that the operation
 //     declares; an operation that declares nothing cannot be mounted;
-//   - bodies are read strictly: JSON only, valid UTF-8, no repeated and no unknown members;
+//   - bodies are read strictly: JSON only, valid UTF-8, no repeated and no unknown members; only the
+//     bytes of a document that an operation takes as it is are not looked at;
 //   - every failure becomes a problem (RFC 9457) that never repeats what the caller sent, and
 //     whatever was not meant for the caller is a bare 500 whose id the log carries too;
 //   - the OpenAPI 3.1 document at /openapi.json describes all of it.
@@ -30,6 +31,7 @@ const (
 	Session = "session" // a customer's access token and a DPoP proof by the device it is bound to
 	Device  = "device"  // a DPoP proof alone: the caller holds a key, and is otherwise unknown
 	None    = "none"    // nothing: only what is public may say so
+	Service = "service" // a client certificate, on the listener that asks for one
 )
 
 // Authenticator proves who calls. Both methods start from the actor in the request's context,
@@ -52,6 +54,19 @@ type Options struct {
 
 // New returns an API that mounts operations on mux.
 func New(mux *http.ServeMux, auth Authenticator, o Options) huma.API {
+	api := mount(mux, o, map[string]*huma.SecurityScheme{
+		Session: {Type: "http", Scheme: "DPoP", Description: "An access token bound to the device's key, with a proof for this request (RFC 9449)."},
+		Device:  {Type: "apiKey", In: "header", Name: "DPoP", Description: "A proof by the device's key for this request (RFC 9449); who holds the device is not known yet."},
+		None:    {Type: "apiKey", In: "header", Name: "X-Request-Id", Description: "Nothing is asked."},
+	})
+	api.UseMiddleware(func(ctx huma.Context, next func(huma.Context)) {
+		authenticate(api, auth, ctx, next)
+	})
+	return api
+}
+
+// mount returns an API of which every operation declares one of the schemes.
+func mount(mux *http.ServeMux, o Options, schemes map[string]*huma.SecurityScheme) huma.API {
 	errorsBecomeProblems()
 	config := huma.DefaultConfig(o.Title, o.Version)
 	config.DocsPath, config.SchemasPath = "", ""
@@ -63,11 +78,7 @@ func New(mux *http.ServeMux, auth Authenticator, o Options) huma.API {
 	config.NoFormatFallback = false
 	config.Info.Description = "Customers' identity and personal data, encrypted, with every access in a tamper-evident trail."
 	config.Info.License = &huma.License{Name: "Apache-2.0", Identifier: "Apache-2.0"}
-	config.Components.SecuritySchemes = map[string]*huma.SecurityScheme{
-		Session: {Type: "http", Scheme: "DPoP", Description: "An access token bound to the device's key, with a proof for this request (RFC 9449)."},
-		Device:  {Type: "apiKey", In: "header", Name: "DPoP", Description: "A proof by the device's key for this request (RFC 9449); who holds the device is not known yet."},
-		None:    {Type: "apiKey", In: "header", Name: "X-Request-Id", Description: "Nothing is asked."},
-	}
+	config.Components.SecuritySchemes = schemes
 	config.Transformers = []huma.Transformer{func(ctx huma.Context, _ string, v any) (any, error) {
 		if p, ok := v.(*problem.Problem); ok {
 			return finish(ctx, o.Log, p), nil
@@ -75,7 +86,11 @@ func New(mux *http.ServeMux, auth Authenticator, o Options) huma.API {
 		return v, nil
 	}}
 	config.OnAddOperation = append(config.OnAddOperation, func(_ *huma.OpenAPI, op *huma.Operation) {
-		if _, err := scheme(op); err != nil {
+		how, err := scheme(op)
+		if err == nil && schemes[how] == nil {
+			err = fmt.Errorf("api: operation %s %s asks for %s, which this listener cannot prove", op.Method, op.Path, how)
+		}
+		if err != nil {
 			panic(err) // a programming error, found when the program starts and by the tests
 		}
 	})
@@ -89,9 +104,6 @@ func New(mux *http.ServeMux, auth Authenticator, o Options) huma.API {
 		w.Header().Set("Content-Type", "application/vnd.oai.openapi+json;version=3.1")
 		_, _ = w.Write(b) // whoever asked has gone
 	})
-	api.UseMiddleware(func(ctx huma.Context, next func(huma.Context)) {
-		authenticate(api, auth, ctx, next)
-	})
 	return api
 }
 
@@ -99,7 +111,7 @@ func New(mux *http.ServeMux, auth Authenticator, o Options) huma.API {
 func scheme(op *huma.Operation) (string, error) {
 	if len(op.Security) == 1 && len(op.Security[0]) == 1 {
 		for name := range op.Security[0] {
-			if name == Session || name == Device || name == None {
+			if name == Session || name == Device || name == None || name == Service {
 				return name, nil
 			}
 		}
@@ -113,6 +125,8 @@ func authenticate(api huma.API, auth Authenticator, ctx huma.Context, next func(
 	var by actor.Actor
 	switch {
 	case err != nil:
+	case how == Service:
+		err = unproven // never on this listener; mount sees to it
 	case how == None:
 		next(ctx)
 		return

@@ -31,6 +31,8 @@ type Operator interface {
 	Tail(ctx context.Context, after string, limit int) ([]audit.Entry, error)
 	// Keys lists every key version.
 	Keys(ctx context.Context) ([]keyring.Info, error)
+	VaultOperator
+	KeyOperator
 	// Close lets go of the installation.
 	Close() error
 }
@@ -67,6 +69,8 @@ func serveControl(house *House, data string, log *slog.Logger) (*control, error)
 	mux.HandleFunc("POST /verify", c.verify)
 	mux.HandleFunc("POST /tail", c.tail)
 	mux.HandleFunc("POST /keys", c.keys)
+	c.vaultRoutes(mux)
+	mux.HandleFunc("POST /rotation", c.rotation)
 	c.server = &http.Server{
 		Handler:           mux,
 		ReadHeaderTimeout: 5 * time.Second,

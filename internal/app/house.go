@@ -26,6 +26,7 @@ import (
 	"strongroom/internal/jobs"
 	"strongroom/internal/keyring"
 	_ "strongroom/internal/keyring/kms" // the key-management services that root_key.url may name
+	"strongroom/internal/policy"
 	"strongroom/internal/problem"
 	"strongroom/internal/vault"
 )
@@ -39,6 +40,9 @@ func Check(c config.Config) error {
 	if len(c.Collections) > 0 {
 		err = errors.Join(err, vault.Validate(collectionsOf(c.Collections)))
 	}
+	if _, loaded := policy.Load(c.Policies); loaded != nil {
+		err = errors.Join(err, &config.Error{Key: "policies", Problem: loaded.Error()})
+	}
 	return err
 }
 
@@ -50,6 +54,7 @@ type House struct {
 	Ring    *keyring.Keyring
 	Trail   *audit.Trail
 	Jobs    *jobs.Runner
+	Vault   *vault.Vault
 	Metrics *prometheus.Registry
 
 	root keyring.Root
@@ -99,7 +104,7 @@ func (h *House) open(ctx context.Context, by actor.Actor, create bool) error {
 		return err
 	}
 	h.Jobs.Add(h.Trail.Watch())
-	return nil
+	return h.openVault()
 }
 
 // openTrail makes the two rooms that need each other: keys, whose making is an event, and the
@@ -117,6 +122,7 @@ func (h *House) openTrail(ctx context.Context, by actor.Actor, holder string, cr
 	}
 	h.Ring, err = keyring.Open(ctx, by, keyring.Options{
 		DB: h.DB, Root: h.root, Create: create, Connect: connect, Clock: clock.System, Log: h.log, Metrics: h.Metrics,
+		KEKEvery: h.Config.Keys.KEKEvery, ServiceEvery: h.Config.Keys.ServiceEvery, Rate: h.Config.Keys.RotationRate,
 	})
 	return err
 }
@@ -214,6 +220,9 @@ func Init(ctx context.Context, c config.Config) error {
 	}
 	h := &House{Config: c, Metrics: prometheus.NewRegistry(), log: slog.New(slog.DiscardHandler), root: root}
 	if err := errors.Join(h.open(ctx, commandActor(os.Getuid()), true), h.Close()); err != nil {
+		return err
+	}
+	if err := writeDevPolicy(c); err != nil {
 		return err
 	}
 	// The settings come last: a folder that has them is complete.

@@ -3,7 +3,6 @@ package app
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net/http"
 	"net/netip"
@@ -48,6 +47,7 @@ type Server struct {
 	house   *House
 	edge    *edge.Server
 	control *control
+	records *vault.Vault
 	stop    context.CancelFunc
 	urls    URLs
 }
@@ -77,7 +77,11 @@ func Serve(ctx context.Context, c config.Config, o Options) (_ *Server, err erro
 	if err != nil {
 		return nil, err
 	}
-	if err := s.doors(c, o, appHandler); err != nil {
+	serviceHandler, err := s.services(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.doors(c, o, appHandler, serviceHandler); err != nil {
 		return nil, err
 	}
 	if s.control, err = serveControl(house, c.Data, o.Log); err != nil {
@@ -138,28 +142,25 @@ func (s *Server) rooms(o Options) (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	collections := vault.Defaults()
-	if len(c.Collections) > 0 {
-		collections = collectionsOf(c.Collections)
-	}
-	records, err := vault.New(h.DB, h.Ring, h.Trail, vault.Options{Collections: collections, Clock: clock.System, Log: h.log, Metrics: h.Metrics})
-	if err != nil {
-		return nil, fmt.Errorf("collections: %w", err)
-	}
 	surface := api.New(mux, id, api.Options{Title: "Strongroom", Version: o.Version, Log: h.log})
 	id.Register(surface)
-	records.Register(surface)
+	h.Vault.Register(surface)
+	s.records = h.Vault
 
 	h.Jobs.Add(h.Trail.Job())
+	for _, job := range h.Ring.Jobs() {
+		h.Jobs.Add(job)
+	}
 	for _, job := range id.Jobs() {
 		h.Jobs.Add(job)
 	}
-	h.Jobs.Add(records.Job())
+	h.Jobs.Add(h.Vault.Job())
+	h.Jobs.Add(h.Vault.BlobJob())
 	return mux, nil
 }
 
 // doors describes the four listeners.
-func (s *Server) doors(c config.Config, o Options, appHandler http.Handler) error {
+func (s *Server) doors(c config.Config, o Options, appHandler, serviceHandler http.Handler) error {
 	certificates, err := s.certificates(c, &c.Listeners.App, &c.Listeners.Service, &c.Listeners.Admin)
 	if err != nil {
 		return err
@@ -173,10 +174,12 @@ func (s *Server) doors(c config.Config, o Options, appHandler http.Handler) erro
 		mode     edge.Mode
 		everyone bool
 		handler  http.Handler
+		bodies   []edge.Body
+		types    []string // of bodies; nil is JSON alone
 	}{
-		{"app", c.Listeners.App, edge.Public, len(c.Listeners.App.Allow) == 0, appHandler},
-		{"service", c.Listeners.Service, edge.Mutual, false, none},
-		{"admin", c.Listeners.Admin, edge.Public, false, none},
+		{"app", c.Listeners.App, edge.Public, len(c.Listeners.App.Allow) == 0, appHandler, blobBodies, nil},
+		{"service", c.Listeners.Service, edge.Mutual, false, serviceHandler, nil, []string{"application/json", "application/merge-patch+json"}},
+		{"admin", c.Listeners.Admin, edge.Public, false, none, nil, nil},
 	} {
 		allow, err := prefixes("listeners."+door.name+".allow", door.set.Allow)
 		if err != nil {
@@ -188,11 +191,11 @@ func (s *Server) doors(c config.Config, o Options, appHandler http.Handler) erro
 		}
 		listeners = append(listeners, edge.Listener{
 			Name: door.name, Address: door.set.Address, Mode: door.mode, Certificates: certificates[i],
-			Handler: door.handler, Everyone: door.everyone, Allow: allow, TrustedProxies: proxies,
+			Handler: door.handler, ContentTypes: door.types, Bodies: door.bodies, Everyone: door.everyone, Allow: allow, TrustedProxies: proxies,
 			Limits: edge.Limits{
 				Connections: door.set.MaxConnections, ConnectionsPerAddress: door.set.MaxConnectionsPerAddress,
-				RequestsPerAddress: door.set.MaxRequestsPerAddress, Write: 20 * time.Second,
-				RequestsPerSecond: door.set.RequestsPerSecond, Burst: door.set.Burst, Body: door.set.MaxBody,
+				RequestsPerAddress: door.set.MaxRequestsPerAddress,
+				RequestsPerSecond:  door.set.RequestsPerSecond, Burst: door.set.Burst, Body: door.set.MaxBody,
 			},
 		})
 	}
@@ -250,7 +253,7 @@ func collectionsOf(list []config.Collection) []vault.Collection {
 	var all []vault.Collection
 	for _, c := range list {
 		collection := vault.Collection{Name: c.Name, Description: c.Description, Version: c.Version,
-			Purposes: c.Purposes, Retention: c.Retention, Limit: c.Limit}
+			Purposes: c.Purposes, Retention: c.Retention, Limit: c.Limit, History: c.History}
 		for _, f := range c.Fields {
 			collection.Fields = append(collection.Fields, vault.Field{
 				Name: f.Name, Type: vault.Type(f.Type), Required: f.Required, Sensitivity: vault.Sensitivity(f.Sensitivity),

@@ -18,6 +18,7 @@
 package audit
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/base32"
@@ -60,6 +61,7 @@ const (
 // Event is what a room says of a deed; who, from where and when are added by Record. Action and
 // Outcome are needed. Longer texts than 256 bytes are cut, and control characters replaced.
 type Event struct {
+	ID          string            // as NewID returns it, for a deed that has to name its event; empty: Record makes one
 	Action      string            // "vault.record.read": room, thing, verb
 	Resource    string            // what it was done to, never personal: "record profile/main"
 	Customer    customer.ID       // whose data or account it was; empty if nobody's
@@ -74,6 +76,12 @@ type Event struct {
 // Deny has Do commit the transaction, for what it counts and remembers, and yet refuse: the event
 // says denied (or failed, for a problem that is our fault) for the problem's slug, and Do returns p.
 func (e *Event) Deny(p *problem.Problem) { e.denial = p }
+
+// NewID returns the id of an event to come.
+func NewID() string { return newID(clock.System.Now().UnixMicro()) }
+
+// Denied reports whether Deny was called.
+func (e *Event) Denied() bool { return e.denial != nil }
 
 // The names of the personal entries that Record adds: the caller's address, and, of a caller without
 // a device of their own, the thumbprint of the key that proved the request.
@@ -202,7 +210,8 @@ var scratches = sync.Pool{New: func() any { return new(scratch) }}
 // deed: return its error from the function that was given tx.
 //
 // What is personal is sealed under the key of e.Customer; without one, or when that customer is not
-// known or erased, under the trail's own key.
+// known or erased, under the trail's own key. Of a caller who was erased meanwhile nothing personal is
+// kept.
 func (t *Trail) Record(ctx context.Context, tx *db.Tx, by actor.Actor, e Event) error {
 	committed := t.committed[e.Outcome]
 	if e.Action == "" || committed == nil {
@@ -213,7 +222,7 @@ func (t *Trail) Record(ctx context.Context, tx *db.Tx, by actor.Actor, e Event) 
 	}
 	now := t.now()
 	r := row{
-		id: newID(now), version: leafVersion, madeAt: now,
+		id: cmp.Or(e.ID, newID(now)), version: leafVersion, madeAt: now,
 		actorKind: clean(string(by.Kind), maxField), actorID: clean(by.ID, maxField),
 		device: clean(by.Device, maxField), session: clean(by.Session, maxField),
 		action: clean(e.Action, maxField), resource: clean(e.Resource, maxField),
@@ -233,16 +242,18 @@ func (t *Trail) Record(ctx context.Context, tx *db.Tx, by actor.Actor, e Event) 
 		key = by.Key
 	}
 	if len(e.Personal) > 0 || address != "" || key != "" {
-		ring, under, err := t.sealer(ctx, tx, customer.ID(r.customer))
+		ring, under, err := t.sealer(ctx, tx, by, customer.ID(r.customer))
 		if err != nil {
 			return err
 		}
-		s.plain = appendPersonal(s.plain[:0], e.Personal, address, key)
-		if len(s.plain) > maxSealed-1024 {
-			return errors.New("audit: an event has too large a personal part")
+		if ring != nil {
+			s.plain = appendPersonal(s.plain[:0], e.Personal, address, key)
+			if len(s.plain) > maxSealed-1024 {
+				return errors.New("audit: an event has too large a personal part")
+			}
+			s.sealed = ring.AppendSeal(s.sealed[:0], sealPlace(r.id, r.customer), s.plain)
+			r.sealedUnder, r.commitment, r.sealed = under, commit(s.plain), s.sealed
 		}
-		s.sealed = ring.AppendSeal(s.sealed[:0], sealPlace(r.id, r.customer), s.plain)
-		r.sealedUnder, r.commitment, r.sealed = under, commit(s.plain), s.sealed
 	}
 	s.leaf = r.appendLeaf(s.leaf[:0])
 	mac, version := t.keys.MAC(macKey, s.leaf)
@@ -254,8 +265,8 @@ func (t *Trail) Record(ctx context.Context, tx *db.Tx, by actor.Actor, e Event) 
 	return nil
 }
 
-// sealer returns the key for the personal part of an event about c.
-func (t *Trail) sealer(ctx context.Context, tx *db.Tx, c customer.ID) (*seal.Ring, string, error) {
+// sealer returns the key for the personal part of an event about c; nil when it must not be kept.
+func (t *Trail) sealer(ctx context.Context, tx *db.Tx, by actor.Actor, c customer.ID) (*seal.Ring, string, error) {
 	if c == "" {
 		return t.keys.Service(sealingKey), underService, nil
 	}
@@ -263,6 +274,8 @@ func (t *Trail) sealer(ctx context.Context, tx *db.Tx, c customer.ID) (*seal.Rin
 	switch {
 	case err == nil:
 		return ring, underCustomer, nil
+	case problem.Is(err, "customer-erased") && by.Customer() == c:
+		return nil, underNothing, nil // a request that was on its way; the address is the erased person's
 	case problem.Is(err, "customer-erased"), problem.Is(err, "customer-not-found"):
 		return t.keys.Service(sealingKey), underService, nil
 	}
@@ -347,6 +360,7 @@ const maxAlone = 15 * time.Second
 func (t *Trail) alone(ctx context.Context, by actor.Actor, e Event) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), maxAlone)
 	defer cancel()
+	e.ID = "" // whatever named the event of the deed has been rolled back
 	return t.db.Update(ctx, func(tx *db.Tx) error { return t.Record(ctx, tx, by, e) })
 }
 

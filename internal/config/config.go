@@ -47,11 +47,15 @@ type Config struct {
 
 	Database    Database     `yaml:"database"`
 	RootKey     RootKey      `yaml:"root_key"`
+	Keys        Keys         `yaml:"keys"`
 	Listeners   Listeners    `yaml:"listeners"`
 	Login       Login        `yaml:"login"`
 	SMS         SMS          `yaml:"sms"`
 	Log         Log          `yaml:"log"`
 	Collections []Collection `yaml:"collections"`
+
+	// Policies is the folder of the Cedar files that say what services may do; empty permits nothing.
+	Policies string `yaml:"policies"`
 }
 
 // Database chooses the engine.
@@ -72,6 +76,17 @@ type RootKey struct {
 	File string `yaml:"file"`
 	// Passphrase unseals the local key file.
 	Passphrase Secret `yaml:"passphrase"`
+}
+
+// Keys says when keys are rotated by themselves, and how fast.
+type Keys struct {
+	// KEKEvery is the age at which the key-encryption key is rotated; 0 means only when asked.
+	KEKEvery time.Duration `yaml:"kek_every"`
+	// ServiceEvery is the age at which service keys are rotated, those that can be; 0 means only when
+	// asked.
+	ServiceEvery time.Duration `yaml:"service_every"`
+	// RotationRate bounds how many keys a second a rotation wraps anew.
+	RotationRate int `yaml:"rotation_rate"`
 }
 
 // Listeners are the four doors. Each is closed to everything that it does not name.
@@ -185,6 +200,7 @@ type Collection struct {
 	Purposes    []string      `yaml:"purposes"`
 	Retention   time.Duration `yaml:"retention"`
 	Limit       int           `yaml:"limit"`
+	History     int           `yaml:"history"`
 	Fields      []Field       `yaml:"fields"`
 }
 
@@ -306,7 +322,7 @@ func (c *Config) Resolve() error {
 // paths returns every setting that is a path below Data when it is relative.
 func (c *Config) paths() []*string {
 	return []*string{
-		&c.RootKey.File, &c.RootKey.Passphrase.File, &c.Database.Password.File, &c.SMS.Secret.File,
+		&c.Policies, &c.RootKey.File, &c.RootKey.Passphrase.File, &c.Database.Password.File, &c.SMS.Secret.File,
 		&c.Listeners.App.Certificate, &c.Listeners.App.Key, &c.Listeners.App.BackupKey, &c.Listeners.App.ClientCA,
 		&c.Listeners.Service.Certificate, &c.Listeners.Service.Key, &c.Listeners.Service.BackupKey, &c.Listeners.Service.ClientCA,
 		&c.Listeners.Admin.Certificate, &c.Listeners.Admin.Key, &c.Listeners.Admin.BackupKey, &c.Listeners.Admin.ClientCA,

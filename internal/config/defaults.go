@@ -20,6 +20,7 @@ func Default() Config {
 	return Config{
 		Environment: Live,
 		RootKey:     RootKey{File: "root.key", Passphrase: Secret{Env: "STRONGROOM_PASSPHRASE"}},
+		Keys:        Keys{KEKEvery: 90 * 24 * time.Hour, ServiceEvery: 365 * 24 * time.Hour, RotationRate: 5_000},
 		Listeners: Listeners{
 			App:     listener("127.0.0.1:8443"),
 			Service: listener("127.0.0.1:8444"),
@@ -46,6 +47,7 @@ func ForDev(data string) Config {
 	c.Environment = Dev
 	c.Data = data
 	c.RootKey.Passphrase = Secret{File: "root.passphrase"}
+	c.Policies = "policies"
 	c.SMS.Sender = "inbox"
 	c.SMS.NumberHourly, c.SMS.NumberDaily, c.SMS.DailyCap = 10_000, 100_000, 1_000_000
 	c.Login.AllowTestNumbers = true

@@ -34,6 +34,7 @@ func (c *Config) Validate() error {
 
 	v.database(c)
 	v.rootKey(c)
+	v.keys(c.Keys)
 	v.listener("listeners.app", c.Listeners.App, dev)
 	v.listener("listeners.service", c.Listeners.Service, dev)
 	v.listener("listeners.admin", c.Listeners.Admin, dev)
@@ -132,6 +133,17 @@ func (v *validator) rootKey(c *Config) {
 	}
 	v.check(s.Len() >= minPassphrase, key, fmt.Sprintf("is shorter than %d characters", minPassphrase),
 		"make one: openssl rand -base64 32")
+}
+
+func (v *validator) keys(k Keys) {
+	const year = 365 * 24 * time.Hour
+	every := func(key string, d, most time.Duration, years string) {
+		v.check(d == 0 || d >= time.Hour && d <= most, key,
+			"is not 0 and not from an hour to "+years, "write 2160h for 90 days, or 0 to rotate by hand only")
+	}
+	every("keys.kek_every", k.KEKEvery, year, "a year")
+	every("keys.service_every", k.ServiceEvery, 5*year, "five years")
+	v.between("keys.rotation_rate", k.RotationRate, 10, 1_000_000)
 }
 
 func (v *validator) address(key, address string) (host string, ok bool) {

@@ -101,6 +101,8 @@ type engine interface {
 	view(ctx context.Context, fn func(*Tx) error) error
 	// space reports whether there is room to write, as far as that can be known without writing.
 	space() error
+	// scrub is Scrub.
+	scrub(ctx context.Context) (bool, error)
 	close() error
 }
 

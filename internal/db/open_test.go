@@ -275,7 +275,7 @@ func TestSettingsOfEveryConnection(t *testing.T) {
 	o := dbtest.SQLite(t)
 	want := map[string]string{
 		"synchronous": "2", "journal_mode": "wal", "foreign_keys": "1", "temp_store": "2",
-		"trusted_schema": "0", "checksum_verification": "1",
+		"trusted_schema": "0", "checksum_verification": "1", "secure_delete": "1",
 	}
 	look := func(tx *db.Tx) error {
 		for name, value := range want {

@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/ncruces/go-sqlite3"
 	"golang.org/x/sys/unix"
@@ -20,6 +21,9 @@ import (
 const (
 	pageSize = 4096
 	readers  = 4
+
+	// busyTimeout is what pragmas says.
+	busyTimeout = 10 * time.Second
 )
 
 // embedded is the SQLite engine: one writer, four readers, each with a connection of its own.
@@ -366,7 +370,8 @@ func checksummed(page []byte) bool {
 }
 
 // pragmas are set on every connection. A database that is reopened in WAL mode falls back to
-// synchronous=NORMAL, which may lose acknowledged writes in a power cut, unless told each time.
+// synchronous=NORMAL, which may lose acknowledged writes in a power cut, unless told each time. What is
+// deleted, a wrapped key for one, is overwritten in its page; the log forgets it at its next turn.
 const pragmas = `PRAGMA busy_timeout=10000;
 PRAGMA temp_store=MEMORY;
 PRAGMA journal_mode=WAL;
@@ -374,6 +379,7 @@ PRAGMA synchronous=FULL;
 PRAGMA foreign_keys=ON;
 PRAGMA trusted_schema=OFF;
 PRAGMA cell_size_check=ON;
+PRAGMA secure_delete=ON;
 PRAGMA journal_size_limit=67108864;
 PRAGMA cache_size=-4096`
 

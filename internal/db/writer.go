@@ -27,6 +27,7 @@ type writer struct {
 	run     *sqliteRunner
 	metrics *metrics
 	queue   chan *request
+	aside   chan func() // what must run between two transactions
 
 	mu      sync.RWMutex // held for reading while somebody enqueues
 	stopped bool
@@ -65,7 +66,7 @@ type request struct {
 var requests = sync.Pool{New: func() any { return &request{done: make(chan struct{}, 1)} }}
 
 func newWriter(run *sqliteRunner, m *metrics) *writer {
-	w := &writer{run: run, metrics: m, queue: make(chan *request, queueLength), ended: make(chan struct{})}
+	w := &writer{run: run, metrics: m, queue: make(chan *request, queueLength), aside: make(chan func()), ended: make(chan struct{})}
 	go w.loop()
 	return w
 }
@@ -150,13 +151,18 @@ func (w *writer) loop() {
 			w.batch, w.next = append(w.batch[:0], w.later...), 0
 			w.later, w.only = nil, false
 			if len(w.batch) == 0 {
-				r, ok := <-w.queue
-				if !ok {
-					finished = true
-					close(w.ended)
-					return
+				select {
+				case r, ok := <-w.queue:
+					if !ok {
+						finished = true
+						close(w.ended)
+						return
+					}
+					w.take(r)
+				case f := <-w.aside:
+					f()
+					continue
 				}
-				w.take(r)
 			}
 			w.began = time.Now()
 		}

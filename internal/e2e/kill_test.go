@@ -168,6 +168,9 @@ func TestTwoServersOnePostgres(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	if err := os.CopyFS(filepath.Join(second, "policies"), os.DirFS(filepath.Join(first, "policies"))); err != nil {
+		t.Fatal(err)
+	}
 	b := startPatient(t, second, "--database", url)
 
 	var people []*writer

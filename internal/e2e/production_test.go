@@ -18,6 +18,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -326,6 +327,10 @@ func TestOps(t *testing.T) {
 	mustPerson(t, s)
 	if status, body := get(t, s.client(), s.urls.Ops+"/readyz"); status != http.StatusOK || !strings.Contains(body, `"database":"ok"`) {
 		t.Errorf("readyz: %d %s", status, body)
+	}
+	if limits, err := os.ReadFile(fmt.Sprintf("/proc/%d/limits", s.cmd.Process.Pid)); err != nil ||
+		!regexp.MustCompile(`Max core file size +0 +0 `).Match(limits) {
+		t.Errorf("a core could be dumped: %v\n%s", err, limits)
 	}
 	_, metrics := get(t, s.client(), s.urls.Ops+"/metrics")
 	for _, name := range []string{

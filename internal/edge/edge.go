@@ -77,11 +77,21 @@ type Listener struct {
 	Hosts []string
 	// ContentTypes that a body may have; empty means application/json alone.
 	ContentTypes []string
+	// Bodies are exceptions to Limits.Body and ContentTypes, for the few paths that need them.
+	Bodies []Body
 	// Headers are set on every answer instead of, or besides, the strict defaults; a handler may
 	// still set its own. An empty value removes a default.
 	Headers map[string]string
 
 	Limits Limits
+}
+
+// Body is what a request with one method to a path with one prefix may have for a body. Who handles it
+// reads it as a stream, and sees to the time that it takes.
+type Body struct {
+	Method, Prefix string
+	Limit          int64 // bytes
+	ContentTypes   []string
 }
 
 // Limits bound what the clients of a listener may use. Zero means the default in parentheses;

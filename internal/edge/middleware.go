@@ -8,6 +8,7 @@ import (
 	"mime"
 	"net/http"
 	"net/netip"
+	"path"
 	"runtime"
 	"runtime/debug"
 	"slices"
@@ -237,7 +238,8 @@ func (x *exchange) admitBody() error {
 	if r.ContentLength == 0 { // -1 when it is not known; HTTP/2 has a Body even for none
 		return nil
 	}
-	if limit := d.Limits.Body; limit >= 0 {
+	limit, types := d.body(r)
+	if limit >= 0 {
 		if r.ContentLength > limit {
 			x.Header()["Connection"] = []string{"close"} // rather than read what nobody wants
 			return tooLarge
@@ -245,26 +247,37 @@ func (x *exchange) admitBody() error {
 		r.Body = http.MaxBytesReader(x.ResponseWriter, r.Body, limit)
 	}
 	// A compressed body could unpack to any size.
-	if r.Header.Get("Content-Encoding") != "" || !d.takes(r.Header["Content-Type"]) {
+	if r.Header.Get("Content-Encoding") != "" || !takes(types, r.Header["Content-Type"]) {
 		slug, what := "not-json", "application/json"
-		if len(d.ContentTypes) != 1 || d.ContentTypes[0] != "application/json" {
-			slug, what = "unsupported-media-type", strings.Join(d.ContentTypes, " or ")
+		if len(types) != 1 || types[0] != "application/json" {
+			slug, what = "unsupported-media-type", strings.Join(types, " or ")
 		}
 		return problem.New(problem.UnsupportedMedia, slug, "Send the body as %s, in UTF-8 and without Content-Encoding.", what)
 	}
 	return nil
 }
 
-// takes reports whether a body with this Content-Type is welcome.
-func (d *door) takes(header []string) bool {
+// body returns how many bytes of which types the request's body may have. The path is the one that the
+// mux will route by: whoever writes it differently gets the stricter rule.
+func (d *door) body(r *http.Request) (limit int64, types []string) {
+	for _, b := range d.Bodies {
+		if r.Method == b.Method && strings.HasPrefix(r.URL.Path, b.Prefix) && path.Clean(r.URL.Path) == r.URL.Path {
+			return b.Limit, b.ContentTypes
+		}
+	}
+	return d.Limits.Body, d.ContentTypes
+}
+
+// takes reports whether a body with this Content-Type is among the types.
+func takes(types, header []string) bool {
 	if len(header) != 1 {
 		return false
 	}
-	if slices.Contains(d.ContentTypes, header[0]) {
+	if slices.Contains(types, header[0]) {
 		return true
 	}
 	kind, params, err := mime.ParseMediaType(header[0])
-	if err != nil || !slices.Contains(d.ContentTypes, kind) {
+	if err != nil || !slices.Contains(types, kind) {
 		return false
 	}
 	charset, ok := params["charset"]

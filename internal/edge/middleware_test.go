@@ -658,7 +658,7 @@ func FuzzNames(f *testing.F) {
 		}
 		handshakeReason(s)
 		d := &door{Listener: Listener{ContentTypes: []string{"application/json"}}}
-		if d.takes([]string{s}) && !strings.Contains(strings.ToLower(s), "application/json") {
+		if takes(d.ContentTypes, []string{s}) && !strings.Contains(strings.ToLower(s), "application/json") {
 			t.Fatalf("content type %q is taken", s)
 		}
 		if name, err := ServiceName(&x509.Certificate{DNSNames: []string{s}}); err == nil && name != s {

@@ -195,10 +195,11 @@ func (i *Identity) recordLogin(ctx context.Context, by actor.Actor, s starter, t
 	if try.Known {
 		s.class, laneOf = known, by.Key
 	}
-	event := audit.Event{Action: ActionLoginStart, Customer: try.Customer, Personal: map[string]string{"phone": s.number}}
+	event := audit.Event{Action: ActionLoginStart, Customer: try.Customer}
 	var reason *problem.Problem
 	err = i.Trail.Do(ctx, by, event, func(tx *db.Tx, e *audit.Event) error {
 		reason = nil
+		right, c := right, try.challenge
 		l, err := getLane(ctx, tx, try.Lane)
 		if err != nil {
 			return err
@@ -209,6 +210,14 @@ func (i *Identity) recordLogin(ctx context.Context, by actor.Actor, s starter, t
 		if err := putLane(ctx, tx, try.Lane, l, now); err != nil {
 			return err
 		}
+		switch err := i.Keys.Erased(ctx, tx, c.Customer); {
+		case problem.Is(err, "customer-erased"): // since the private code was compared
+			right, c.Reason = false, "customer-erased"
+		case err != nil:
+			return err
+		case c.Customer != "":
+			e.Personal = numberOf(s.number)
+		}
 		if !right {
 			if err := i.shutOut(ctx, tx, by, try.challenge, l, now); err != nil {
 				return err
@@ -218,7 +227,6 @@ func (i *Identity) recordLogin(ctx context.Context, by actor.Actor, s starter, t
 		if err != nil {
 			return err
 		}
-		c := try.challenge
 		var slot []byte
 		mail := letter{}
 		if send {
@@ -418,6 +426,9 @@ func (i *Identity) addDevice(ctx context.Context, tx *db.Tx, by actor.Actor, c c
 	}
 	if n >= i.MaxDevices {
 		return deviceRow{}, errTooManyDevices
+	}
+	if err := i.Keys.Erased(ctx, tx, c); err != nil {
+		return deviceRow{}, err
 	}
 	ring, err := i.Keys.Customer(ctx, tx, c)
 	if err != nil {

@@ -42,7 +42,7 @@ func (i *Identity) StartRegistration(ctx context.Context, by actor.Actor, number
 	index := i.phoneIndex(e164)
 	var started string
 	suppressed := because("message-quota")
-	event := audit.Event{Action: ActionRegistrationStart, Personal: map[string]string{"phone": e164}}
+	event := audit.Event{Action: ActionRegistrationStart}
 	record := func(tx *db.Tx, e *audit.Event) error {
 		a, taken, err := i.rows.accountByPhone(ctx, tx, index)
 		if err != nil {
@@ -59,7 +59,7 @@ func (i *Identity) StartRegistration(ctx context.Context, by actor.Actor, number
 		switch {
 		case taken:
 			c.Reason = "known-number"
-			e.Customer = a.customer
+			e.Customer, e.Personal = a.customer, numberOf(e164)
 		case !send:
 			// A code that nobody was sent can only be guessed, and with it the guesses would not be
 			// bounded by the number's quota.
@@ -90,6 +90,10 @@ func (i *Identity) StartRegistration(ctx context.Context, by actor.Actor, number
 	i.metrics.done.WithLabelValues(ActionRegistrationStart).Inc()
 	return Started{started, CodeLifetime}, nil
 }
+
+// numberOf is the number in the personal part of an event, which is only ever sealed under the key of the
+// customer who has that number. An event of nobody's does not hold it: nothing could erase it there.
+func numberOf(e164 string) map[string]string { return map[string]string{"phone": e164} }
 
 // Registered is a new customer with their first device.
 type Registered struct {
@@ -192,7 +196,6 @@ func (i *Identity) CompleteRegistration(ctx context.Context, by actor.Actor, reg
 	}
 	var out Registered
 	lost := because("known-number")
-	event.Personal = map[string]string{"phone": state.Phone}
 	err = i.Trail.Do(ctx, by, event, func(tx *db.Tx, e *audit.Event) error {
 		out = Registered{customer.NewID(), id.New("dev")}
 		e.Customer = out.Customer
@@ -216,7 +219,7 @@ func (i *Identity) CompleteRegistration(ctx context.Context, by actor.Actor, reg
 			return lost
 		}
 		us := clock.Micros(now)
-		e.Resource = "device " + out.Device
+		e.Resource, e.Personal = "device "+out.Device, numberOf(state.Phone)
 		return i.rows.insertDevice(ctx, tx, deviceRow{
 			id: out.Device, customer: out.Customer, jkt: by.Key, status: authorised, added: us, seen: us,
 			name: ring.Seal(place("device", out.Customer, out.Device), []byte(cleanName(deviceName))),

@@ -4,9 +4,10 @@
 // key per customer and the service keys, which are Strongroom's own: the pepper, the token key, the
 // blind-index key, the keys of the audit trail. The promise: no key stands in the database that is
 // not wrapped; a wrapped key opens only for the customer or the name, the version, the environment
-// and the installation that it was made for; a key is never made, and the list never read, without
-// an event in the same transaction; and once a customer's data key is destroyed, nothing that was
-// sealed with it opens again, in any copy.
+// and the installation that it was made for; a key is never made, changed or destroyed, and the list
+// never read, without an event in the same transaction; a KEK is believed only when an older one
+// vouches for it; a rotation stops no request and goes on where it was cut off; and once a customer's
+// data key is destroyed, nothing that was sealed with it opens again, in any copy.
 //
 // Plaintext keys live in memory only: the KEKs and service keys for the life of the process, the
 // customers' data keys in a bounded cache with a lease. No key prints, whatever the verb. A ring
@@ -18,6 +19,8 @@ package keyring
 import (
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
+	"crypto/subtle"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -44,8 +47,10 @@ const (
 	ActionList           = "keyring.keys.list"
 )
 
-// The states of a key version. The newest that is not destroyed is active, and it alone seals.
+// The states of a key version. The newest that is neither published nor destroyed is active, and it
+// alone seals.
 const (
+	published   = "published" // opens, and waits until every process holds it
 	active      = "active"
 	retired     = "retired"     // opens, until nothing needs it
 	compromised = "compromised" // opens, and what it sealed is sealed anew first
@@ -62,6 +67,8 @@ const (
 
 	defaultCacheSize = 10_000
 	defaultLease     = 5 * time.Minute
+	defaultPublish   = 10 * time.Second
+	defaultRate      = 5_000
 )
 
 // Recorder records an event in the deed's own transaction. The audit trail is behind it.
@@ -88,6 +95,20 @@ type Options struct {
 	CacheSize int           // how many customers' rings are kept; 0 means 10,000
 	Lease     time.Duration // for how long one is used without asking the database; 0 means 5 minutes
 
+	// Publish is how long a new KEK waits for all processes to hold it before it seals; 0 means 10
+	// seconds. The embedded database has one process, and needs no wait but for the signing key, whose
+	// successor the log announces.
+	Publish time.Duration
+	// Rate bounds how many keys a second a rotation wraps anew; 0 means 5,000.
+	Rate int
+	// KEKEvery is the age at which the active KEK is rotated; 0 means never by itself.
+	KEKEvery time.Duration
+	// ServiceEvery is the age at which the service keys that can be are rotated; 0 means never.
+	ServiceEvery time.Duration
+	// Needed says who else needs a version of a key that nothing in the database does any more, a
+	// retained backup for one; "" means nobody does. nil asks nobody.
+	Needed func(ctx context.Context, tx *db.Tx, name string, version uint32) (by string, err error)
+
 	Clock   clock.Clock           // nil means clock.System
 	Log     *slog.Logger          // nil discards
 	Metrics prometheus.Registerer // nil keeps none
@@ -95,20 +116,47 @@ type Options struct {
 
 // Keyring hands out keys. It is safe for concurrent use.
 type Keyring struct {
-	db     *db.DB
-	root   Root
-	clock  clock.Clock
-	log    *slog.Logger
-	keys   atomic.Pointer[keySet]
-	record atomic.Pointer[Recorder]
-	cache  *cache
+	db       *db.DB
+	root     Root
+	clock    clock.Clock
+	log      *slog.Logger
+	keys     atomic.Pointer[keySet]
+	record   atomic.Pointer[Recorder]
+	cache    *cache
+	publish  time.Duration
+	handOver time.Duration // of the signing key, which the log has to announce first
+	rate     int
+	needed   func(ctx context.Context, tx *db.Tx, name string, version uint32) (string, error)
+	metrics  *metrics
+	named    namedCache
+
+	kekEvery, serviceEvery time.Duration
+
+	opening opening
 }
 
 // keySet is all keys that live as long as the process; it is replaced as a whole.
 type keySet struct {
-	kek     *seal.Ring
-	service map[string]*serviceKey
+	generation int64      // of the rows that it was made of
+	kek        *seal.Ring // the active one seals
+	kekMade    time.Time  // when the active one was made
+	held       map[uint32]heldKEK
+	service    map[string]*serviceKey
+
+	compromised int // KEKs that are, and are not destroyed
 }
+
+// heldKEK is a KEK that was unwrapped once and need not be again.
+type heldKEK struct {
+	key    *seal.Key
+	digest []byte // what an older KEK vouches for
+}
+
+// Format hides the keys from every verb, also in a panic's text.
+func (s keySet) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(redacted)) }
+
+// Format hides what is told of the key.
+func (h heldKEK) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(redacted)) }
 
 // Open unwraps the keys of o.DB. With o.Create it makes the first KEK and the service keys that are
 // missing, each with its event, in one transaction; two processes that do so at the same time agree on
@@ -133,7 +181,24 @@ func Open(ctx context.Context, by actor.Actor, o Options) (*Keyring, error) {
 	if o.Lease <= 0 {
 		o.Lease = defaultLease
 	}
-	k := &Keyring{db: o.DB, root: o.Root, clock: o.Clock, log: o.Log}
+	if o.Publish <= 0 {
+		o.Publish = defaultPublish
+	}
+	handOver := o.Publish
+	if o.DB.Engine() == db.SQLite {
+		o.Publish = 0
+	}
+	if o.Rate <= 0 {
+		o.Rate = defaultRate
+	}
+	if o.Needed == nil {
+		o.Needed = func(context.Context, *db.Tx, string, uint32) (string, error) { return "", nil }
+	}
+	k := &Keyring{
+		db: o.DB, root: o.Root, clock: o.Clock, log: o.Log, metrics: newMetrics(o.Metrics),
+		publish: o.Publish, handOver: handOver, rate: o.Rate, needed: o.Needed,
+		kekEvery: o.KEKEvery, serviceEvery: o.ServiceEvery,
+	}
 	var err error
 	if k.cache, err = newCache(o.CacheSize, o.Lease, o.Clock, o.Metrics); err != nil {
 		return nil, fmt.Errorf("keyring: %w", err)
@@ -195,39 +260,34 @@ var errMoved = errors.New("another process is making the keys")
 // load reads and unwraps all keys and makes what is missing. The root is called outside of any
 // transaction: it may be a service far away.
 func (k *Keyring) load(ctx context.Context, by actor.Actor, create bool, connect func()) error {
-	var keks []kekRow
-	var services []serviceRow
+	var rows keyRows
 	err := k.db.View(ctx, func(tx *db.Tx) (err error) {
-		if keks, err = selectKEKs(ctx, tx); err != nil {
-			return err
-		}
-		services, err = selectServiceKeys(ctx, tx)
+		rows, err = selectKeys(ctx, tx)
 		return err
 	})
 	if err != nil {
 		return err
 	}
 
-	var ring *seal.Ring
+	var set *keySet
 	var first *kekRow
-	if len(keks) == 0 {
+	if len(rows.keks) == 0 {
 		if !create {
 			return fmt.Errorf("%w: there is no KEK: bring the tables kek, kek_wrap and service_key back from a backup", ErrDamaged)
 		}
-		if ring, first, err = k.firstKEK(ctx); err != nil {
+		if set, first, err = k.firstKEK(ctx); err != nil {
 			return err
 		}
-	} else if ring, err = k.unwrapKEKs(ctx, keks); err != nil {
+	} else if set, err = k.unwrapKEKs(ctx, rows, nil); err != nil {
 		return err
 	}
 
-	missing := missingServices(services)
+	missing := missingServices(rows.services)
 	if first == nil && len(missing) == 0 {
-		set, err := k.open(ring, services)
-		if err != nil {
+		if err := k.open(set, rows.services); err != nil {
 			return err
 		}
-		k.keys.Store(set)
+		k.hold(set)
 		connect()
 		return nil
 	}
@@ -239,7 +299,7 @@ func (k *Keyring) load(ctx context.Context, by actor.Actor, create bool, connect
 	// a run that came to nothing is still true in the next.
 	made := make([]serviceRow, len(missing))
 	for i, d := range missing {
-		made[i] = k.newServiceRow(ring, d)
+		made[i] = k.newServiceRow(set.kek, d, 1)
 	}
 	return k.db.UpdateReadCommitted(ctx, func(tx *db.Tx) error {
 		// Every insertion waits for another process that is inserting the same row, and then does
@@ -258,11 +318,10 @@ func (k *Keyring) load(ctx context.Context, by actor.Actor, create bool, connect
 		if err != nil {
 			return err
 		}
-		set, err := k.open(ring, all)
-		if err != nil {
+		if err := k.open(set, all); err != nil {
 			return err
 		}
-		k.keys.Store(set)
+		k.hold(set)
 		connect()
 		if first != nil {
 			if err := k.event(ctx, tx, by, "", ActionKEKCreate, "kek "+strconv.Itoa(int(first.version))); err != nil {
@@ -284,50 +343,122 @@ func (k *Keyring) kekContext(version uint32) []byte {
 }
 
 // firstKEK makes KEK 1, which is not in the database yet.
-func (k *Keyring) firstKEK(ctx context.Context) (*seal.Ring, *kekRow, error) {
-	material := newMaterial()
-	wrapped, err := k.root.Wrap(ctx, material, k.kekContext(1))
-	if err != nil {
-		clear(material)
-		return nil, nil, fmt.Errorf("wrap KEK 1: %w", err)
-	}
-	ring, err := ringOf(k.scope(kekName), material)
+func (k *Keyring) firstKEK(ctx context.Context) (*keySet, *kekRow, error) {
+	held, row, err := k.newKEK(ctx, 1)
 	if err != nil {
 		return nil, nil, err
 	}
-	return ring, &kekRow{
-		version: 1, algorithm: aesGCM, state: active, madeAt: clock.Micros(k.clock.Now()),
-		wraps: []kekWrap{{rootID: k.root.ID(), wrapped: wrapped}},
-	}, nil
+	row.state = active
+	ring, err := seal.NewRing(k.scope(kekName), held.key)
+	if err != nil {
+		return nil, nil, err
+	}
+	return &keySet{kek: ring, kekMade: clock.FromMicros(row.madeAt), held: map[uint32]heldKEK{1: held}}, &row, nil
 }
 
-// unwrapKEKs opens all KEKs that are not destroyed. The rows are in order of their version.
-func (k *Keyring) unwrapKEKs(ctx context.Context, rows []kekRow) (*seal.Ring, error) {
+// newKEK makes a KEK and has the root key wrap it.
+func (k *Keyring) newKEK(ctx context.Context, version uint32) (heldKEK, kekRow, error) {
+	material := newMaterial()
+	defer clear(material)
+	wrapped, err := k.root.Wrap(ctx, material, k.kekContext(version))
+	if err != nil {
+		return heldKEK{}, kekRow{}, fmt.Errorf("wrap KEK %d: %w", version, err)
+	}
+	held, err := holdKEK(version, material)
+	return held, kekRow{
+		version: version, algorithm: aesGCM, madeAt: clock.Micros(k.clock.Now()),
+		wraps: []kekWrap{{rootID: k.root.ID(), wrapped: wrapped}},
+	}, err
+}
+
+func holdKEK(version uint32, material []byte) (heldKEK, error) {
+	key, err := seal.NewKey(version, material)
+	if err != nil {
+		return heldKEK{}, fmt.Errorf("KEK %d: %w", version, err)
+	}
+	digest := sha256.Sum256(append([]byte("strongroom KEK digest v1 "), material...))
+	return heldKEK{key, digest[:]}, nil
+}
+
+// unwrapKEKs opens all KEKs that are not destroyed, but for those that old holds. The rows are in
+// order of their version. The set has no service keys yet.
+func (k *Keyring) unwrapKEKs(ctx context.Context, rows keyRows, old *keySet) (*keySet, error) {
+	set := &keySet{generation: rows.generation, held: make(map[uint32]heldKEK)}
 	var keys []*seal.Key
-	states := make([]string, len(rows))
-	for i, row := range rows {
+	states := make([]string, len(rows.keks))
+	for i, row := range rows.keks {
 		states[i] = row.state
 		if row.state == destroyed {
 			continue
 		}
+		if row.state == compromised {
+			set.compromised++
+		}
 		if row.algorithm != aesGCM {
 			return nil, fmt.Errorf("KEK %d is for %q, which this version does not know", row.version, row.algorithm)
 		}
-		material, err := k.unwrapKEK(ctx, row)
-		if err != nil {
-			return nil, err
+		var held heldKEK
+		if old != nil {
+			held = old.held[row.version]
 		}
-		key, err := seal.NewKey(row.version, material)
-		clear(material)
-		if err != nil {
-			return nil, fmt.Errorf("KEK %d: %w", row.version, err)
+		if held.key == nil {
+			material, err := k.unwrapKEK(ctx, row)
+			if err != nil {
+				return nil, err
+			}
+			held, err = holdKEK(row.version, material)
+			clear(material)
+			if err != nil {
+				return nil, err
+			}
 		}
-		keys = append(keys, key)
+		set.held[row.version] = held
+		keys = append(keys, held.key)
 	}
-	if err := checkStates(states); err != nil {
+	i, err := activeOf(states)
+	if err != nil {
 		return nil, fmt.Errorf("the KEKs: %w", err)
 	}
-	return seal.NewRing(k.scope(kekName), keys...)
+	ring, err := seal.NewRing(k.scope(kekName), keys...)
+	if err != nil {
+		return nil, err
+	}
+	if err := set.checkVouches(ring, rows.keks); err != nil {
+		return nil, err
+	}
+	set.kekMade = clock.FromMicros(rows.keks[i].madeAt)
+	set.kek, err = ring.Under(rows.keks[i].version)
+	return set, err
+}
+
+func vouchPlace(version uint32) seal.Place {
+	return seal.Place{Room: room, Table: "kek", Record: aesGCM, Version: int64(version)}
+}
+
+// checkVouches has every KEK but the oldest that is left vouched for by an older one. Some key
+// management services wrap for everybody (RSA with a public key), so that a key that the root opens
+// is not yet a key that Strongroom made: whoever writes to the database could have new keys wrapped
+// by one that they know.
+func (s *keySet) checkVouches(ring *seal.Ring, rows []kekRow) error {
+	oldest := true
+	for _, row := range rows {
+		if row.state == destroyed {
+			continue
+		}
+		if oldest {
+			oldest = false
+			continue
+		}
+		by, err := seal.KeyVersion(row.vouch)
+		var digest []byte
+		if err == nil && by < row.version {
+			digest, err = ring.Open(vouchPlace(row.version), row.vouch)
+		}
+		if err != nil || subtle.ConstantTimeCompare(digest, s.held[row.version].digest) != 1 {
+			return fmt.Errorf("%w: no older KEK vouches for KEK %d: the row was altered, or somebody else put the key there: bring the table kek back from a backup", ErrDamaged, row.version)
+		}
+	}
+	return nil
 }
 
 func (k *Keyring) unwrapKEK(ctx context.Context, row kekRow) ([]byte, error) {
@@ -363,22 +494,24 @@ func (k *Keyring) unwrapKEK(ctx context.Context, row kekRow) ([]byte, error) {
 	return nil, failed
 }
 
-// checkStates checks the states of a key's versions, oldest first.
-func checkStates(states []string) error {
-	newest := ""
-	for _, s := range states {
+// activeOf returns the place of the active version among the states of a key's versions, oldest first.
+func activeOf(states []string) (int, error) {
+	found, newest := -1, ""
+	for i, s := range states {
 		switch s {
-		case active, retired, compromised:
+		case active:
+			found, newest = i, s
+		case retired, compromised:
 			newest = s
-		case destroyed:
+		case published, destroyed:
 		default:
-			return fmt.Errorf("%w: the state %q is not known to this version", ErrDamaged, s)
+			return 0, fmt.Errorf("%w: the state %q is not known to this version", ErrDamaged, s)
 		}
 	}
 	if newest != active {
-		return fmt.Errorf("%w: the newest version is not active", ErrDamaged)
+		return 0, fmt.Errorf("%w: the newest version is not active", ErrDamaged)
 	}
-	return nil
+	return found, nil
 }
 
 // unwrap opens what a KEK wraps. The row's own note of which KEK that is must agree, because KEKs are
@@ -413,15 +546,17 @@ func (k *Keyring) CreateCustomer(ctx context.Context, tx *db.Tx, by actor.Actor,
 	if k.record.Load() == nil {
 		return nil, errNoRecorder
 	}
-	erased, err := isErased(ctx, tx, c)
+	if err := k.Erased(ctx, tx, c); err != nil {
+		return nil, err
+	}
+	// What another process has made of the KEKs holds for this transaction too: a retired one never
+	// wraps again, so that what is found not to need it never will.
+	set, err := k.current(ctx, tx)
 	if err != nil {
 		return nil, err
 	}
-	if erased {
-		return nil, errErased
-	}
 	material := newMaterial()
-	kek := k.keys.Load().kek
+	kek := set.kek
 	row := dataRow{
 		version: 1, kekVersion: kek.Version(), state: active,
 		wrapped: kek.Seal(dataPlace(c, 1), material), madeAt: clock.Micros(k.clock.Now()),
@@ -469,7 +604,7 @@ func (k *Keyring) Customer(ctx context.Context, tx *db.Tx, c customer.ID) (*seal
 	if len(rows) == 0 {
 		return nil, errUnknown
 	}
-	kek := k.keys.Load().kek
+	set := k.keys.Load()
 	var keys []*seal.Key
 	states := make([]string, len(rows))
 	for i, row := range rows {
@@ -479,11 +614,16 @@ func (k *Keyring) Customer(ctx context.Context, tx *db.Tx, c customer.ID) (*seal
 			}
 			return nil, errErased
 		}
+		if set.held[row.kekVersion].key == nil && row.state != destroyed {
+			if set, err = k.current(ctx, tx); err != nil {
+				return nil, err
+			}
+		}
 		states[i] = row.state
 		if row.state == destroyed {
 			continue
 		}
-		material, err := unwrap(kek, dataPlace(c, row.version), row.kekVersion, row.wrapped)
+		material, err := unwrap(set.kek, dataPlace(c, row.version), row.kekVersion, row.wrapped)
 		if err != nil {
 			return nil, fmt.Errorf("data key %s/%d: %w", c, row.version, err)
 		}
@@ -497,7 +637,7 @@ func (k *Keyring) Customer(ctx context.Context, tx *db.Tx, c customer.ID) (*seal
 	if len(keys) == 0 {
 		return nil, fmt.Errorf("%w: data key %s is destroyed without a tombstone: bring its rows back from a backup", ErrDamaged, c)
 	}
-	if err := checkStates(states); err != nil {
+	if _, err := activeOf(states); err != nil {
 		return nil, fmt.Errorf("data key %s: %w", c, err)
 	}
 	ring, err := seal.NewRing(k.scope(customerName), keys...)
@@ -524,10 +664,12 @@ type Info struct {
 	Name      string // "kek", "customer", or the name of a service key
 	Version   uint32
 	Algorithm string
-	State     string // active, retired, compromised or destroyed
+	State     string // published, active, retired, compromised or destroyed
 	MadeAt    time.Time
 	Uses      int64  // KEK: how many keys it wraps; customer: how many customers; -1 unknown
 	WrappedBy string // the root key's id, or "kek/1"
+
+	Next time.Time // when an active version is rotated by itself; zero for never
 }
 
 // List returns all keys, without anything secret: KEKs first, then the customers' data keys summed up
@@ -572,6 +714,7 @@ func (k *Keyring) List(ctx context.Context, by actor.Actor) ([]Info, error) {
 			list = append(list, Info{
 				Name: kekName, Version: r.version, Algorithm: r.algorithm, State: r.state,
 				MadeAt: clock.FromMicros(r.madeAt), Uses: wraps[r.version], WrappedBy: strings.Join(roots, ", "),
+				Next: next(k.kekEvery, r.state, r.madeAt),
 			})
 		}
 		for _, d := range data {
@@ -584,6 +727,7 @@ func (k *Keyring) List(ctx context.Context, by actor.Actor) ([]Info, error) {
 			list = append(list, Info{
 				Name: s.name, Version: s.version, Algorithm: s.algorithm, State: s.state,
 				MadeAt: clock.FromMicros(s.madeAt), Uses: -1, WrappedBy: wrappedBy(s.kekVersion),
+				Next: next(k.everyService(s.name), s.state, s.madeAt),
 			})
 		}
 		return nil

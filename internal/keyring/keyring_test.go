@@ -38,7 +38,7 @@ type events struct {
 func (e *events) record(_ context.Context, tx *db.Tx, by actor.Actor, _ customer.ID, action, resource string) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if tx == nil || by.ID != "test" {
+	if tx == nil || by.ID != "test" && by != byRotation {
 		return errors.New("an event without a transaction or an actor")
 	}
 	e.all = append(e.all, action+" "+resource)
@@ -54,10 +54,20 @@ type setup struct {
 
 func openKeyring(t testing.TB, d *db.DB, root Root) setup {
 	t.Helper()
-	s := setup{events: new(events), clock: clock.NewManual(time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)), root: root}
+	return openWith(t, Options{DB: d, Root: root})
+}
+
+func openWith(t testing.TB, o Options) setup {
+	t.Helper()
+	s := setup{events: new(events), root: o.Root}
+	if o.Clock == nil {
+		s.clock = clock.NewManual(time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC))
+		o.Clock = s.clock
+	}
+	o.Record = s.events.record
 	var err error
-	s.Keyring, err = Open(t.Context(), by, Options{Create: true, DB: d, Root: root, Record: s.events.record, Clock: s.clock})
-	if err != nil {
+	o.Create = true
+	if s.Keyring, err = Open(t.Context(), by, o); err != nil {
 		t.Fatal(err)
 	}
 	return s
@@ -718,9 +728,14 @@ func TestManyVersions(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		held, err := holdKEK(2, material)
+		if err != nil {
+			t.Fatal(err)
+		}
 		exec(t, d, `UPDATE kek SET state = 'retired'`)
 		update(t, d, func(tx *db.Tx) error {
-			return insertKEK(ctx, tx, kekRow{version: 2, algorithm: aesGCM, state: active, madeAt: 2, wraps: []kekWrap{
+			vouch := k.keys.Load().kek.Seal(vouchPlace(2), held.digest)
+			return insertKEK(ctx, tx, kekRow{version: 2, algorithm: aesGCM, state: active, madeAt: 2, vouch: vouch, wraps: []kekWrap{
 				{"awskms://elsewhere", []byte("the same key, wrapped by a root that it moves to")}, {root.ID(), wrapped},
 			}})
 		})
@@ -803,7 +818,7 @@ func TestManyVersions(t *testing.T) {
 
 func TestList(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
-		k := openKeyring(t, d, testRoot(t))
+		k := openWith(t, Options{DB: d, Root: testRoot(t), KEKEvery: 90 * 24 * time.Hour, ServiceEvery: 365 * 24 * time.Hour})
 		for range 3 {
 			k.create(t)
 		}
@@ -812,16 +827,18 @@ func TestList(t *testing.T) {
 			t.Fatal(err)
 		}
 		madeAt := k.clock.Now()
+		var never time.Time
+		kek, year := madeAt.Add(90*24*time.Hour), madeAt.Add(365*24*time.Hour)
 		want := []Info{
-			{"kek", 1, "AES-256-GCM", "active", madeAt, 10, k.root.ID()},
-			{"customer", 1, "AES-256-GCM", "active", madeAt, 3, "kek/1"},
-			{"blind-index", 1, "HMAC-SHA-256", "active", madeAt, -1, "kek/1"},
-			{"checkpoint", 1, "Ed25519", "active", madeAt, -1, "kek/1"},
-			{"event", 1, "AES-256-GCM", "active", madeAt, -1, "kek/1"},
-			{"event-mac", 1, "HMAC-SHA-256", "active", madeAt, -1, "kek/1"},
-			{"outbox", 1, "AES-256-GCM", "active", madeAt, -1, "kek/1"},
-			{"pepper", 1, "HMAC-SHA-256", "active", madeAt, -1, "kek/1"},
-			{"token", 1, "HMAC-SHA-256", "active", madeAt, -1, "kek/1"},
+			{"kek", 1, "AES-256-GCM", "active", madeAt, 10, k.root.ID(), kek},
+			{"customer", 1, "AES-256-GCM", "active", madeAt, 3, "kek/1", never},
+			{"blind-index", 1, "HMAC-SHA-256", "active", madeAt, -1, "kek/1", never},
+			{"checkpoint", 1, "Ed25519", "active", madeAt, -1, "kek/1", year},
+			{"event", 1, "AES-256-GCM", "active", madeAt, -1, "kek/1", year},
+			{"event-mac", 1, "HMAC-SHA-256", "active", madeAt, -1, "kek/1", year},
+			{"outbox", 1, "AES-256-GCM", "active", madeAt, -1, "kek/1", year},
+			{"pepper", 1, "HMAC-SHA-256", "active", madeAt, -1, "kek/1", never},
+			{"token", 1, "HMAC-SHA-256", "active", madeAt, -1, "kek/1", year},
 		}
 		if !slices.Equal(list, want) {
 			t.Errorf("got  %v\nwant %v", list, want)
@@ -952,7 +969,9 @@ func TestNothingLeaks(t *testing.T) {
 		}
 		slog.New(slog.NewJSONHandler(&log, nil)).Info("x", "keyring", k, "signer", k.CheckpointSigner())
 		pepper := k.service(KeyPepper, hmacSHA256).macs[0].material
-		printed := fmt.Sprintf("%v %+v %#v %s %x %v %+v %#v", k, k, k, k, k, k.CheckpointSigner(), k.CheckpointSigner(), k.CheckpointSigner()) + log.String() + strings.Join(e.all, " ")
+		printed := fmt.Sprintf("%v %+v %#v %s %x %v %+v %#v", k, k, k, k, k, k.CheckpointSigner(), k.CheckpointSigner(), k.CheckpointSigner()) +
+			fmt.Sprintf("%v %+v %#v", *k.service(KeyPepper, hmacSHA256), *k.service(KeyPepper, hmacSHA256), *k.service(KeyPepper, hmacSHA256)) +
+			fmt.Sprintf("%v %+v %#v", k.keys.Load().held, *k.keys.Load(), *k.keys.Load()) + log.String() + strings.Join(e.all, " ")
 		for _, never := range []string{string(pepper), fmt.Sprintf("%x", pepper), fmt.Sprint(pepper), "PrivateKey", "aead"} {
 			if strings.Contains(printed, never) {
 				t.Errorf("%q shows in %s", never, printed)

@@ -1,7 +1,6 @@
 package keyring
 
 import (
-	"cmp"
 	"crypto/ed25519"
 	"crypto/hkdf"
 	"crypto/hmac"
@@ -54,9 +53,10 @@ func missingServices(rows []serviceRow) []serviceDefinition {
 // serviceKey is all versions of one service key. One of ring, macs and signer is there.
 type serviceKey struct {
 	ring      *seal.Ring
-	macs      []macKey // newest first
+	macs      []macKey // the active one first, then the newest
 	signer    *signer
 	verifiers note.Verifiers
+	made      int64 // the active one, Unix microseconds
 }
 
 type macKey struct {
@@ -64,41 +64,52 @@ type macKey struct {
 	material []byte
 }
 
+// Format hides the key from every verb, also in a panic's text. What holds it needs one too: fmt does
+// not call the methods of unexported fields.
+func (k macKey) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(redacted)) }
+
+// Format hides the keys.
+func (k serviceKey) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(redacted)) }
+
 // servicePlace binds the algorithm too, so that a key made for one is never used for another.
 func servicePlace(name, algorithm string, version uint32) seal.Place {
 	return seal.Place{Room: room, Table: "service_key", Record: algorithm + " " + name, Version: int64(version)}
 }
 
-func (k *Keyring) newServiceRow(kek *seal.Ring, d serviceDefinition) serviceRow {
+func (k *Keyring) newServiceRow(kek *seal.Ring, d serviceDefinition, version uint32) serviceRow {
 	material := newMaterial()
 	defer clear(material)
 	return serviceRow{
-		name: d.name, version: 1, kekVersion: kek.Version(), algorithm: d.algorithm, state: active,
-		wrapped: kek.Seal(servicePlace(d.name, d.algorithm, 1), material), madeAt: clock.Micros(k.clock.Now()),
+		name: d.name, version: version, kekVersion: kek.Version(), algorithm: d.algorithm, state: active,
+		wrapped: kek.Seal(servicePlace(d.name, d.algorithm, version), material), madeAt: clock.Micros(k.clock.Now()),
 	}
 }
 
-// open unwraps all service keys that this version of Strongroom knows; a later one's stay as they are.
-func (k *Keyring) open(kek *seal.Ring, rows []serviceRow) (*keySet, error) {
-	set := &keySet{kek: kek, service: make(map[string]*serviceKey)}
+// open puts all service keys that this version of Strongroom knows into the set; a later one's stay as
+// they are.
+func (k *Keyring) open(set *keySet, rows []serviceRow) error {
+	keys := make(map[string]*serviceKey)
 	for _, d := range serviceDefinitions {
-		key, err := k.openService(kek, d, rows)
+		key, err := k.openService(set.kek, d, rows)
 		if err != nil {
-			return nil, fmt.Errorf("service key %s: %w", d.name, err)
+			return fmt.Errorf("service key %s: %w", d.name, err)
 		}
-		set.service[d.name] = key
+		keys[d.name] = key
 	}
-	return set, nil
+	set.service = keys
+	return nil
 }
 
 func (k *Keyring) openService(kek *seal.Ring, d serviceDefinition, rows []serviceRow) (*serviceKey, error) {
 	var states []string
+	var own []serviceRow
 	var versions []macKey
 	for _, r := range rows {
 		if r.name != d.name {
 			continue
 		}
 		states = append(states, r.state)
+		own = append(own, r)
 		if r.state == destroyed {
 			continue
 		}
@@ -114,12 +125,14 @@ func (k *Keyring) openService(kek *seal.Ring, d serviceDefinition, rows []servic
 		}
 		versions = append(versions, macKey{r.version, material})
 	}
-	if err := checkStates(states); err != nil {
+	i, err := activeOf(states)
+	if err != nil {
 		return nil, err
 	}
-	slices.SortFunc(versions, func(a, b macKey) int { return cmp.Compare(b.version, a.version) })
+	made := own[i].madeAt
+	activeFirst(versions, own[i].version)
 	if d.algorithm == hmacSHA256 {
-		return &serviceKey{macs: versions}, nil
+		return &serviceKey{macs: versions, made: made}, nil
 	}
 	defer func() {
 		for _, v := range versions {
@@ -127,7 +140,7 @@ func (k *Keyring) openService(kek *seal.Ring, d serviceDefinition, rows []servic
 		}
 	}()
 	if d.algorithm == ed25519Name {
-		return newSigningKey("strongroom/"+k.db.Environment()+"/"+k.db.Installation(), versions)
+		return newSigningKey(k.logName(), versions, made)
 	}
 	keys := make([]*seal.Key, len(versions))
 	for i, v := range versions {
@@ -137,7 +150,16 @@ func (k *Keyring) openService(kek *seal.Ring, d serviceDefinition, rows []servic
 		}
 	}
 	ring, err := seal.NewRing(k.scope(d.name), keys...)
-	return &serviceKey{ring: ring}, err
+	if err != nil {
+		return nil, err
+	}
+	ring, err = ring.Under(own[i].version)
+	return &serviceKey{ring: ring, made: made}, err
+}
+
+// logName is the name of the signing key, and the origin of the log.
+func (k *Keyring) logName() string {
+	return "strongroom/" + k.db.Environment() + "/" + k.db.Installation()
 }
 
 // service returns the key with the name. To ask for one that does not exist is a mistake in the
@@ -154,7 +176,7 @@ func (k *Keyring) service(name, algorithm string) *serviceKey {
 // rotation replaces the ring.
 func (k *Keyring) Service(name string) *seal.Ring { return k.service(name, aesGCM).ring }
 
-// MAC returns the HMAC-SHA-256 of the parts under the newest version of a service key that MACs
+// MAC returns the HMAC-SHA-256 of the parts under the active version of a service key that MACs
 // (KeyPepper, KeyToken or KeyEventMAC), and that version. Each part has its length in front of it, so
 // different lists never give the same MAC. Compare MACs with hmac.Equal.
 func (k *Keyring) MAC(name string, parts ...[]byte) (mac []byte, version uint32) {
@@ -190,8 +212,8 @@ type Blind struct {
 	Value   []byte // 32 bytes
 }
 
-// BlindIndexes returns the blind index of a field's value under every live version of the key, newest
-// first. Write the first, or all, and look up any. The index says whether two values of one field are
+// BlindIndexes returns the blind index of a field's value under every live version of the key, the
+// active one first. Write the first, or all, and look up any. The index says whether two values of one field are
 // equal and nothing more; the field's key is derived by HKDF-SHA-256 (RFC 5869).
 func (k *Keyring) BlindIndexes(field string, value []byte) []Blind {
 	macs := k.service(KeyBlindIndex, hmacSHA256).macs
@@ -207,7 +229,7 @@ func (k *Keyring) BlindIndexes(field string, value []byte) []Blind {
 	return blinds
 }
 
-// BlindIndex returns the newest of BlindIndexes, 32 bytes.
+// BlindIndex returns the first of BlindIndexes, 32 bytes.
 func (k *Keyring) BlindIndex(field string, value []byte) []byte {
 	return k.BlindIndexes(field, value)[0].Value
 }
@@ -227,26 +249,32 @@ type signer struct {
 	key ed25519.PrivateKey
 }
 
-// newSigningKey takes the seeds of all versions, newest first.
-func newSigningKey(name string, versions []macKey) (*serviceKey, error) {
+// verifier returns the signing key of a seed, with its public part as it is written down.
+func verifier(name string, seed []byte) (*signer, string, error) {
+	private := ed25519.NewKeyFromSeed(seed)
+	encoded, err := note.NewEd25519VerifierKey(name, private.Public().(ed25519.PublicKey))
+	if err != nil {
+		return nil, "", err
+	}
+	v, err := note.NewVerifier(encoded)
+	return &signer{v, private}, encoded, err
+}
+
+// newSigningKey takes the seeds of all versions, the active one first.
+func newSigningKey(name string, versions []macKey, made int64) (*serviceKey, error) {
 	var signs *signer
 	var verifiers []note.Verifier
 	for _, v := range versions {
-		private := ed25519.NewKeyFromSeed(v.material)
-		encoded, err := note.NewEd25519VerifierKey(name, private.Public().(ed25519.PublicKey))
+		s, _, err := verifier(name, v.material)
 		if err != nil {
 			return nil, err
 		}
-		verifier, err := note.NewVerifier(encoded)
-		if err != nil {
-			return nil, err
-		}
-		verifiers = append(verifiers, verifier)
+		verifiers = append(verifiers, s.Verifier)
 		if signs == nil {
-			signs = &signer{verifier, private}
+			signs = s
 		}
 	}
-	return &serviceKey{signer: signs, verifiers: note.VerifierList(verifiers...)}, nil
+	return &serviceKey{signer: signs, verifiers: note.VerifierList(verifiers...), made: made}, nil
 }
 
 func (s *signer) Sign(msg []byte) ([]byte, error) { return ed25519.Sign(s.key, msg), nil }

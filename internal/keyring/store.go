@@ -2,6 +2,8 @@ package keyring
 
 import (
 	"context"
+	"database/sql"
+	"errors"
 
 	"strongroom/internal/customer"
 	"strongroom/internal/db"
@@ -11,6 +13,7 @@ type kekRow struct {
 	version          uint32
 	algorithm, state string
 	madeAt           int64
+	vouch            []byte // nil for the first
 	wraps            []kekWrap
 }
 
@@ -22,7 +25,7 @@ type kekWrap struct {
 // selectKEKs returns all KEKs in order of their version, each with all its wraps.
 func selectKEKs(ctx context.Context, tx *db.Tx) ([]kekRow, error) {
 	rows, err := tx.Query(ctx, `
-		SELECT k.version, k.algorithm, k.state, k.made_at, COALESCE(w.root_id, ''), w.wrapped
+		SELECT k.version, k.algorithm, k.state, k.made_at, k.vouch, COALESCE(w.root_id, ''), w.wrapped
 		FROM kek k LEFT JOIN kek_wrap w ON w.kek_version = k.version
 		ORDER BY k.version, w.root_id`)
 	if err != nil {
@@ -33,7 +36,7 @@ func selectKEKs(ctx context.Context, tx *db.Tx) ([]kekRow, error) {
 	for rows.Next() {
 		var r kekRow
 		var w kekWrap
-		if err := rows.Scan(&r.version, &r.algorithm, &r.state, &r.madeAt, &w.rootID, &w.wrapped); err != nil {
+		if err := rows.Scan(&r.version, &r.algorithm, &r.state, &r.madeAt, &r.vouch, &w.rootID, &w.wrapped); err != nil {
 			return nil, err
 		}
 		if n := len(all); n == 0 || all[n-1].version != r.version {
@@ -50,8 +53,8 @@ func selectKEKs(ctx context.Context, tx *db.Tx) ([]kekRow, error) {
 // insertKEK fails with errMoved when the version is there already.
 func insertKEK(ctx context.Context, tx *db.Tx, r kekRow) error {
 	n, err := tx.Exec(ctx, `
-		INSERT INTO kek (version, algorithm, state, made_at) VALUES ($1, $2, $3, $4)
-		ON CONFLICT (version) DO NOTHING`, r.version, r.algorithm, r.state, r.madeAt)
+		INSERT INTO kek (version, algorithm, state, made_at, vouch) VALUES ($1, $2, $3, $4, $5)
+		ON CONFLICT (version) DO NOTHING`, r.version, r.algorithm, r.state, r.madeAt, r.vouch)
 	if err != nil {
 		return err
 	}
@@ -151,10 +154,13 @@ func insertDataKey(ctx context.Context, tx *db.Tx, c customer.ID, r dataRow) (bo
 	return n == 1, err
 }
 
-func isErased(ctx context.Context, tx *db.Tx, c customer.ID) (bool, error) {
-	var n int
-	err := tx.QueryRow(ctx, `SELECT COUNT(*) FROM data_key_tombstone WHERE customer_id = $1`, c).Scan(&n)
-	return n > 0, err
+// selectTombstone returns the tombstone of c, if there is one.
+func selectTombstone(ctx context.Context, tx *db.Tx, c customer.ID) (mac []byte, erasedAt int64, found bool, err error) {
+	err = tx.QueryRow(ctx, `SELECT mac, erased_at FROM data_key_tombstone WHERE customer_id = $1`, c).Scan(&mac, &erasedAt)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, 0, false, nil
+	}
+	return mac, erasedAt, err == nil, err
 }
 
 type dataCount struct {

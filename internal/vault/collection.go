@@ -61,6 +61,7 @@ type Collection struct {
 	Purposes    []string      `yaml:"purposes" json:"purposes"`             // why whole values may be read
 	Retention   time.Duration `yaml:"retention" json:"retention,omitempty"` // after the last change; 0 means as long as the customer
 	Limit       int           `yaml:"limit" json:"limit,omitempty"`         // records per customer; 0 means 100
+	History     int           `yaml:"history" json:"history,omitempty"`     // older versions of each record that are kept
 }
 
 const (
@@ -69,6 +70,7 @@ const (
 	largestMaxLength = 16384
 	largestPattern   = 512
 	largestFields    = 128
+	largestHistory   = 1000
 )
 
 // Defaults returns the collections that are there when the configuration declares none.
@@ -159,6 +161,8 @@ func (c Collection) compile(at string) (*schema, error) {
 		return nil, fmt.Errorf("%s.retention: is under an hour; give a unit, for example 8760h", at)
 	case c.Limit < 0 || c.Limit > 10000:
 		return nil, fmt.Errorf("%s.limit: must be between 0 (meaning %d) and 10000", at, defaultLimit)
+	case c.History < 0 || c.History > largestHistory:
+		return nil, fmt.Errorf("%s.history: must be between 0 and %d", at, largestHistory)
 	case len(c.Fields) == 0:
 		return nil, fmt.Errorf("%s.fields: is empty; declare at least one field", at)
 	case len(c.Fields) > largestFields:

@@ -82,7 +82,7 @@ type deleteRecordInput struct {
 	IfMatch string `header:"If-Match" doc:"The ETag of the version to delete."`
 }
 
-// Register adds the operations on the calling customer's own records.
+// Register adds the operations on the calling customer's own records and blobs.
 func (v *Vault) Register(api huma.API) {
 	session := []map[string][]string{{"session": {}}}
 	tags := []string{"Records"}
@@ -122,6 +122,7 @@ func (v *Vault) Register(api huma.API) {
 		Errors: []int{http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound, http.StatusGone,
 			http.StatusPreconditionFailed, http.StatusServiceUnavailable},
 	}, v.deleteRecord)
+	v.registerBlobs(api)
 }
 
 func (v *Vault) putRecord(ctx context.Context, in *putRecordInput) (*recordOutput, error) {

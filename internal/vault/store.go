@@ -117,6 +117,9 @@ func remove(ctx context.Context, tx *db.Tx, owner customer.ID, ref Ref, version 
 		string(owner), ref.Collection, version+1); err != nil {
 		return err
 	}
+	if err := deleteVersions(ctx, tx, owner, ref); err != nil {
+		return err
+	}
 	return deleteIndex(ctx, tx, owner, ref)
 }
 

@@ -9,7 +9,8 @@
 // never overwrite each other unnoticed.
 //
 // A record has a key, which its customer chooses, and a version. Look-up by an indexed field goes
-// through a keyed hash, the blind index.
+// through a keyed hash, the blind index. A blob is a document that is too large for a record. Erasing a
+// customer destroys their key, and with it all of that in every copy.
 package vault
 
 import (
@@ -24,6 +25,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -90,6 +92,7 @@ type Match struct {
 // Options say what a Vault works with.
 type Options struct {
 	Collections []Collection // nil means Defaults
+	Erasers     []Eraser     // the other rooms that Erase has to reach
 
 	Clock   clock.Clock           // nil means clock.System
 	Log     *slog.Logger          // nil discards
@@ -102,9 +105,11 @@ type Vault struct {
 	keys        *keyring.Keyring
 	trail       *audit.Trail
 	collections map[string]*schema
+	erasers     []Eraser
 	clock       clock.Clock
 	log         *slog.Logger
 	operations  *prometheus.CounterVec
+	transfers   atomic.Int64 // blobs on their way
 }
 
 // New returns a vault over the database. It fails when a collection's declaration is not right.
@@ -122,7 +127,7 @@ func New(d *db.DB, keys *keyring.Keyring, trail *audit.Trail, o Options) (*Vault
 	if err != nil {
 		return nil, err
 	}
-	v := &Vault{db: d, keys: keys, trail: trail, collections: collections, clock: o.Clock, log: o.Log}
+	v := &Vault{db: d, keys: keys, trail: trail, collections: collections, erasers: o.Erasers, clock: o.Clock, log: o.Log}
 	v.operations = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "strongroom_vault_operations_total",
 		Help: "Operations on records, by action and outcome.",
@@ -164,12 +169,24 @@ func (v *Vault) find(ref Ref) (s *schema, resource string, p *problem.Problem) {
 
 var errAbsent = problem.New(problem.NotFound, "record-not-found", "There is no such record.")
 
+// absent refuses for a record that is not there: it, or its owner with all records, which a process
+// with the owner's key in its memory learns only here.
+func (v *Vault) absent(ctx context.Context, tx *db.Tx, e *audit.Event, owner customer.ID) error {
+	if err := v.keys.Erased(ctx, tx, owner); err != nil {
+		return err
+	}
+	e.Deny(errAbsent)
+	return nil
+}
+
 // deed is one operation on its way: its event, and the first reason to refuse it.
 type deed struct {
 	*Vault
 	by actor.Actor
 	audit.Event
 	err *problem.Problem
+
+	once *onceDeed // of a service's request that is answered once; nil for all others
 }
 
 func (v *Vault) begin(by actor.Actor, owner customer.ID, action string) *deed {
@@ -192,6 +209,9 @@ func (d *deed) refuse(p *problem.Problem) {
 func (d *deed) do(ctx context.Context, fn func(tx *db.Tx, e *audit.Event) error) error {
 	if d.err != nil {
 		return d.count(d.trail.Deny(ctx, d.by, d.Event, d.err))
+	}
+	if d.once != nil {
+		return d.count(d.once.do(ctx, d, fn))
 	}
 	return d.count(d.trail.Do(ctx, d.by, d.Event, fn))
 }
@@ -226,7 +246,10 @@ func (d *deed) damaged(ctx context.Context, ref Ref, err error) error {
 // only when the condition names its version. The record comes back masked; created says whether it
 // is new.
 func (v *Vault) Put(ctx context.Context, by actor.Actor, owner customer.ID, ref Ref, body []byte, c Condition) (r Record, created bool, err error) {
-	d := v.begin(by, owner, ActionUpdate)
+	return v.put(ctx, v.begin(by, owner, ActionUpdate), owner, ref, body, c)
+}
+
+func (v *Vault) put(ctx context.Context, d *deed, owner customer.ID, ref Ref, body []byte, c Condition) (r Record, created bool, err error) {
 	s, resource, p := v.find(ref)
 	d.Resource = resource
 	d.refuse(p)
@@ -256,6 +279,13 @@ func (v *Vault) Put(ctx context.Context, by actor.Actor, owner customer.ID, ref 
 	}
 	now := v.clock.Now()
 	var version int64
+	result := func() written {
+		return written{Record{
+			Ref: ref, Version: version, SchemaVersion: s.Version, Fields: s.show(values, Reveal{}),
+			UpdatedAt: clock.FromMicros(clock.Micros(now)),
+		}, created}
+	}
+	d.remember(func() any { return result() })
 	err = d.do(ctx, func(tx *db.Tx, e *audit.Event) error {
 		ring, err := v.keys.Customer(ctx, tx, owner)
 		if err != nil {
@@ -276,6 +306,10 @@ func (v *Vault) Put(ctx context.Context, by actor.Actor, owner customer.ID, ref 
 			return nil
 		}
 		if created {
+			// The key may come from the cache of a process that has not heard of an erasure by another.
+			if err := v.keys.Erased(ctx, tx, owner); err != nil {
+				return err
+			}
 			var count int
 			if version, count, err = selectRoom(ctx, tx, owner, ref.Collection); err != nil {
 				return err
@@ -300,7 +334,7 @@ func (v *Vault) Put(ctx context.Context, by actor.Actor, owner customer.ID, ref 
 		if created {
 			err = insertRecord(ctx, tx, owner, ref, w)
 		} else {
-			err = updateRecord(ctx, tx, owner, ref, old, w)
+			err = v.replace(ctx, tx, s, owner, ref, old, w)
 		}
 		if err != nil {
 			return err
@@ -318,16 +352,21 @@ func (v *Vault) Put(ctx context.Context, by actor.Actor, owner customer.ID, ref 
 	if err != nil {
 		return Record{}, false, err
 	}
-	return Record{
-		Ref: ref, Version: version, SchemaVersion: s.Version, Fields: s.show(values, Reveal{}),
-		UpdatedAt: clock.FromMicros(clock.Micros(now)),
-	}, created, nil
+	out, err := recall(d, result)
+	return out.Record, out.Created, err
 }
 
 // Get reads a record, whole where reveal says so and masked otherwise.
 func (v *Vault) Get(ctx context.Context, by actor.Actor, owner customer.ID, ref Ref, reveal Reveal) (Record, error) {
-	d := v.begin(by, owner, ActionRead)
+	return v.get(ctx, v.begin(by, owner, ActionRead), owner, ref, 0, reveal)
+}
+
+// get reads a version of a record; 0 is the newest.
+func (v *Vault) get(ctx context.Context, d *deed, owner customer.ID, ref Ref, version int64, reveal Reveal) (Record, error) {
 	s, resource, p := v.find(ref)
+	if version != 0 {
+		resource += " v" + strconv.FormatInt(version, 10)
+	}
 	d.Resource = resource
 	d.refuse(p)
 	if d.err == nil && (reveal.All || len(reveal.Fields) > 0) {
@@ -341,9 +380,9 @@ func (v *Vault) Get(ctx context.Context, by actor.Actor, owner customer.ID, ref 
 			return err
 		}
 		var found bool
-		if w, found, err = selectRecord(ctx, tx, owner, ref); err == nil && !found {
-			e.Deny(errAbsent)
-		} else if err == nil {
+		if w, found, err = selectAt(ctx, tx, owner, ref, version); err == nil && !found {
+			return v.absent(ctx, tx, e, owner)
+		} else if err == nil && version == 0 {
 			e.Resource = d.version(resource, w.version)
 		}
 		return err
@@ -415,7 +454,10 @@ func (s *schema) record(ref Ref, w row, values []value, reveal Reveal) Record {
 // `after`, at most limit. Next is the key to go on after, or empty. A page is one event, which names
 // its first and last key.
 func (v *Vault) List(ctx context.Context, by actor.Actor, owner customer.ID, collection, after string, limit int) (page []Record, next string, err error) {
-	d := v.begin(by, owner, ActionList)
+	return v.list(ctx, v.begin(by, owner, ActionList), owner, collection, after, limit)
+}
+
+func (v *Vault) list(ctx context.Context, d *deed, owner customer.ID, collection, after string, limit int) (page []Record, next string, err error) {
 	s := v.collections[collection]
 	d.Resource = "collection"
 	if s == nil {
@@ -438,6 +480,11 @@ func (v *Vault) List(ctx context.Context, by actor.Actor, owner customer.ID, col
 		}
 		if rows, err = selectPage(ctx, tx, owner, collection, after, limit+1); err != nil {
 			return err
+		}
+		if len(rows) == 0 {
+			if err := v.keys.Erased(ctx, tx, owner); err != nil {
+				return err
+			}
 		}
 		if len(rows) > limit {
 			rows = rows[:limit]
@@ -468,7 +515,10 @@ func (v *Vault) List(ctx context.Context, by actor.Actor, owner customer.ID, col
 
 // Delete removes a record and its indexes.
 func (v *Vault) Delete(ctx context.Context, by actor.Actor, owner customer.ID, ref Ref, c Condition) error {
-	d := v.begin(by, owner, ActionDelete)
+	return v.delete(ctx, v.begin(by, owner, ActionDelete), owner, ref, c)
+}
+
+func (v *Vault) delete(ctx context.Context, d *deed, owner customer.ID, ref Ref, c Condition) error {
 	_, resource, p := v.find(ref)
 	d.Resource = resource
 	d.refuse(p)
@@ -484,8 +534,7 @@ func (v *Vault) Delete(ctx context.Context, by actor.Actor, owner customer.ID, r
 			return err
 		}
 		if version == 0 {
-			e.Deny(errAbsent)
-			return nil
+			return v.absent(ctx, tx, e, owner)
 		}
 		if p := cond.check(version); p != nil {
 			e.Deny(p)
@@ -541,8 +590,11 @@ func (v *Vault) Expire(ctx context.Context) error {
 			v.operations.WithLabelValues(ActionExpire, "granted").Add(float64(gone))
 			more = gone == expireBatch
 		}
+		if err := v.expireBlobs(ctx, by, s, before); err != nil {
+			return err
+		}
 	}
-	return nil
+	return v.trim(ctx)
 }
 
 // Lookup returns the records, of any customer, whose indexed field has exactly this value, at most

@@ -1,6 +1,6 @@
 // Package seal encrypts one value so that it opens only in the place it was sealed for.
 //
-// A value is sealed with AES-256-GCM (NIST SP 800-38D) under the newest version of a key, with a
+// A value is sealed with AES-256-GCM (NIST SP 800-38D) under one version of a key, with a
 // random 96-bit nonce. What the value is (the Place) and whose key it is (the scope of the Ring) are
 // associated data: a sealed value that is moved to another row, customer, table, version, environment
 // or key does not open. The package is pure: no I/O, no clock, no state but the keys.
@@ -97,11 +97,12 @@ func newAEAD(material []byte) (cipher.AEAD, error) {
 // Version returns the version of the key.
 func (k Key) Version() uint32 { return k.version }
 
-// Ring holds versions of one key: the newest seals, any opens. It is immutable and safe for
-// concurrent use.
+// Ring holds versions of one key: the newest seals, unless Under chose another; any opens. It is
+// immutable and safe for concurrent use.
 type Ring struct {
 	scope string
 	keys  []*Key // newest first
+	seals *Key   // one of keys
 }
 
 // NewRing returns a ring of the keys, of which there is at least one and no two have the same
@@ -121,11 +122,22 @@ func NewRing(scope string, keys ...*Key) (*Ring, error) {
 			return nil, fmt.Errorf("seal: the ring has key version %d twice", keys[i].version)
 		}
 	}
-	return &Ring{scope: scope, keys: keys}, nil
+	return &Ring{scope: scope, keys: keys, seals: keys[0]}, nil
+}
+
+// Under returns a ring of the same keys in which the given version seals. It fails with ErrKeyVersion
+// when the ring does not hold it. While a new version makes its way to every process, the one before
+// goes on sealing.
+func (r *Ring) Under(version uint32) (*Ring, error) {
+	i := slices.IndexFunc(r.keys, func(k *Key) bool { return k.version == version })
+	if i < 0 {
+		return nil, ErrKeyVersion
+	}
+	return &Ring{scope: r.scope, keys: r.keys, seals: r.keys[i]}, nil
 }
 
 // Version returns the version of the key that seals.
-func (r *Ring) Version() uint32 { return r.keys[0].version }
+func (r *Ring) Version() uint32 { return r.seals.version }
 
 // Versions returns the versions of all keys in the ring, newest first.
 func (r *Ring) Versions() []uint32 {
@@ -136,7 +148,7 @@ func (r *Ring) Versions() []uint32 {
 	return versions
 }
 
-// Seal returns plaintext sealed for p under the newest key, Overhead bytes longer.
+// Seal returns plaintext sealed for p under the key that seals, Overhead bytes longer.
 func (r *Ring) Seal(p Place, plaintext []byte) []byte {
 	return r.AppendSeal(nil, p, plaintext)
 }
@@ -144,7 +156,7 @@ func (r *Ring) Seal(p Place, plaintext []byte) []byte {
 // AppendSeal appends what Seal returns to dst. It allocates only when dst has no room left. The two
 // slices must not overlap.
 func (r *Ring) AppendSeal(dst []byte, p Place, plaintext []byte) []byte {
-	k := r.keys[0]
+	k := r.seals
 	if need := len(plaintext) + Overhead; cap(dst)-len(dst) < need {
 		dst = append(make([]byte, 0, len(dst)+need), dst...)
 	}

@@ -401,3 +401,40 @@ func unhex(t *testing.T, s string) []byte {
 	}
 	return b
 }
+
+// TestUnder: an older version seals when it is told to, and all versions open all the same.
+func TestUnder(t *testing.T) {
+	one, two := newKey(t, 1), newKey(t, 2)
+	newest, err := NewRing("scope", one, two)
+	if err != nil {
+		t.Fatal(err)
+	}
+	older, err := newest.Under(1)
+	if err != nil || older.Version() != 1 || newest.Version() != 2 || !slices.Equal(older.Versions(), newest.Versions()) {
+		t.Fatalf("versions %d of %v and %d of %v, %v", older.Version(), older.Versions(), newest.Version(), newest.Versions(), err)
+	}
+	p := Place{Room: "vault", Record: "r"}
+	for want, ring := range map[uint32]*Ring{1: older, 2: newest} {
+		sealed := ring.Seal(p, []byte("x"))
+		if v, err := KeyVersion(sealed); err != nil || v != want {
+			t.Errorf("sealed with version %d, %v; want %d", v, err, want)
+		}
+		for _, r := range []*Ring{older, newest} {
+			if got, err := r.Open(p, sealed); err != nil || string(got) != "x" {
+				t.Errorf("%q, %v", got, err)
+			}
+		}
+	}
+	if r, err := newest.Under(3); !errors.Is(err, ErrKeyVersion) || r != nil {
+		t.Errorf("a version that is not there: %v", err)
+	}
+}
+
+func newKey(t *testing.T, version uint32) *Key {
+	t.Helper()
+	k, err := NewKey(version, bytes.Repeat([]byte{byte(version)}, KeySize))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k
+}

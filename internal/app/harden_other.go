@@ -1,0 +1,5 @@
+//go:build !linux
+
+package app
+
+func undumpable() error { return nil }
