@@ -1,6 +1,7 @@
 package db
 
 import (
+	"context"
 	"errors"
 	"sync"
 )
@@ -28,3 +29,18 @@ func Alone(d *DB) func(fn func(*Tx) error) error {
 
 // Queued returns how many transactions wait for the writer.
 func Queued(d *DB) int { return len(d.engine.(*embedded).writer.queue) }
+
+// ChecksumsAtOpen says whether a connection checks and writes page checksums before its first read.
+func ChecksumsAtOpen(path string, key []byte) (bool, error) {
+	c, err := openRaw(context.Background(), path, key)
+	if err != nil {
+		return false, err
+	}
+	defer c.Close()
+	s, _, err := c.Prepare(`PRAGMA checksum_verification`)
+	if err != nil {
+		return false, err
+	}
+	defer s.Close()
+	return s.Step() && s.ColumnText(0) == "1", s.Err()
+}

@@ -34,8 +34,11 @@ func (noDriver) Open(string) (driver.Conn, error) {
 	return nil, errors.New("connections are made by the connector only")
 }
 
-// Connect opens the file. The key goes in by PRAGMA, where URI parameters would keep it readable in
-// the file's name. It is hexkey and never textkey, which would run Argon2id on every connection.
+// Connect opens the file. The key is a parameter of the URI and not a PRAGMA: only so does SQLite's
+// first look at the header, when it opens the file, decrypt it, and the checksum layer learn that pages
+// carry checksums. A connection that finds page 1 in the write-ahead log of a crashed process would
+// otherwise write pages back without them, and whoever reads those takes them for damaged. It is hexkey
+// and never textkey, which would run Argon2id on every connection.
 func (o *connector) Connect(ctx context.Context) (driver.Conn, error) {
 	c, err := openRaw(ctx, o.path, o.key)
 	if err != nil {
@@ -51,16 +54,8 @@ func openRaw(ctx context.Context, path string, key []byte) (*sqlite3.Conn, error
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	u := url.URL{Scheme: "file", Path: filepath.ToSlash(path), RawQuery: "vfs=adiantum"}
-	c, err := sqlite3.OpenFlags(u.String(), sqlite3.OPEN_READWRITE|sqlite3.OPEN_URI)
-	if err != nil {
-		return nil, err
-	}
-	err = c.Exec("PRAGMA hexkey='" + hex.EncodeToString(key) + "'")
-	if err != nil {
-		return nil, errors.Join(errors.New("the key of the database was not taken"), c.Close())
-	}
-	return c, nil
+	u := url.URL{Scheme: "file", Path: filepath.ToSlash(path), RawQuery: "vfs=adiantum&hexkey=" + hex.EncodeToString(key)}
+	return sqlite3.OpenFlags(u.String(), sqlite3.OPEN_READWRITE|sqlite3.OPEN_URI)
 }
 
 // maxStatements bounds the prepared statements that one connection keeps.
