@@ -18,7 +18,7 @@ import (
 var version = "unknown"
 
 // The exit codes. 1 is every failure that has no code of its own.
-const exitFindings = 3 // audit verify has found that the trail was altered; keys rotate, keys that do not open
+const exitFindings = 3 // audit verify, keys rotate and findings have something to tell
 
 // exitError carries an exit code past cobra; what it has to say is printed already.
 type exitError int
@@ -59,7 +59,7 @@ Start with "strongroom dev" and, in a second terminal, "strongroom demo".`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	root.AddCommand(newDev(), newInit(), newServe(), newDemo(), newAudit(), newKeys(), newVault(), newConfig(), newVersion())
+	root.AddCommand(newDev(), newInit(), newServe(), newDemo(), newAudit(), newFindings(), newKeys(), newVault(), newConfig(), newVersion())
 	return root
 }
 

@@ -18,6 +18,7 @@ import (
 
 	"strongroom/internal/actor"
 	"strongroom/internal/audit"
+	"strongroom/internal/finding"
 	"strongroom/internal/keyring"
 )
 
@@ -31,6 +32,8 @@ type Operator interface {
 	Tail(ctx context.Context, after string, limit int) ([]audit.Entry, error)
 	// Keys lists every key version.
 	Keys(ctx context.Context) ([]keyring.Info, error)
+	// Findings lists what is wrong; with all, also what was.
+	Findings(ctx context.Context, all bool) ([]finding.Finding, error)
 	VaultOperator
 	KeyOperator
 	// Close lets go of the installation.
@@ -69,6 +72,7 @@ func serveControl(house *House, data string, log *slog.Logger) (*control, error)
 	mux.HandleFunc("POST /verify", c.verify)
 	mux.HandleFunc("POST /tail", c.tail)
 	mux.HandleFunc("POST /keys", c.keys)
+	mux.HandleFunc("POST /findings", c.findings)
 	c.vaultRoutes(mux)
 	mux.HandleFunc("POST /rotation", c.rotation)
 	c.server = &http.Server{
@@ -159,6 +163,20 @@ func (c *control) keys(w http.ResponseWriter, r *http.Request) {
 	c.answer(w, r, infos, err)
 }
 
+func (c *control) findings(w http.ResponseWriter, r *http.Request) {
+	var ask findingsRequest
+	if err := json.NewDecoder(io.LimitReader(r.Body, 4096)).Decode(&ask); err != nil {
+		c.answer(w, r, nil, err)
+		return
+	}
+	list, err := c.by(r).Findings(r.Context(), ask.All)
+	c.answer(w, r, list, err)
+}
+
+type findingsRequest struct {
+	All bool `json:"all"`
+}
+
 func (c *control) answer(w http.ResponseWriter, r *http.Request, result any, err error) {
 	var l line
 	if err == nil {
@@ -210,6 +228,11 @@ func (d *dialled) Tail(ctx context.Context, after string, limit int) (entries []
 func (d *dialled) Keys(ctx context.Context) (infos []keyring.Info, err error) {
 	err = d.call(ctx, "/keys", nil, &infos, nil)
 	return infos, err
+}
+
+func (d *dialled) Findings(ctx context.Context, all bool) (list []finding.Finding, err error) {
+	err = d.call(ctx, "/findings", findingsRequest{all}, &list, nil)
+	return list, err
 }
 
 func (d *dialled) call(ctx context.Context, path string, ask, result any, progress func(done, total int64)) error {

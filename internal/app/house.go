@@ -22,6 +22,7 @@ import (
 	"strongroom/internal/config"
 	"strongroom/internal/customer"
 	"strongroom/internal/db"
+	"strongroom/internal/finding"
 	"strongroom/internal/id"
 	"strongroom/internal/jobs"
 	"strongroom/internal/keyring"
@@ -49,13 +50,14 @@ func Check(c config.Config) error {
 // House is an installation without its doors: database, keys and trail. Commands use it as it is;
 // Serve adds the rooms that customers come to.
 type House struct {
-	Config  config.Config
-	DB      *db.DB
-	Ring    *keyring.Keyring
-	Trail   *audit.Trail
-	Jobs    *jobs.Runner
-	Vault   *vault.Vault
-	Metrics *prometheus.Registry
+	Config   config.Config
+	DB       *db.DB
+	Ring     *keyring.Keyring
+	Trail    *audit.Trail
+	Findings *finding.Register
+	Jobs     *jobs.Runner
+	Vault    *vault.Vault
+	Metrics  *prometheus.Registry
 
 	root keyring.Root
 	log  *slog.Logger
@@ -116,6 +118,7 @@ func (h *House) openTrail(ctx context.Context, by actor.Actor, holder string, cr
 			Wake:     func() { h.Jobs.Wake(audit.JobName) },
 			Remember: audit.RememberFile(filepath.Join(h.Config.Data, "checkpoint")),
 		})
+		h.Findings = finding.New(finding.Options{DB: h.DB, Trail: h.Trail, Clock: clock.System, Log: h.log, Metrics: h.Metrics})
 		return func(ctx context.Context, tx *db.Tx, by actor.Actor, c customer.ID, action, resource string) error {
 			return h.Trail.Record(ctx, tx, by, audit.Event{Action: action, Resource: resource, Customer: c, Outcome: audit.Granted})
 		}
@@ -334,6 +337,10 @@ func (o operator) Keys(ctx context.Context) ([]keyring.Info, error) {
 		return nil, o.house.Trail.Deny(ctx, o.by, audit.Event{Action: keyring.ActionList, Resource: "keys"}, p)
 	}
 	return infos, err
+}
+
+func (o operator) Findings(ctx context.Context, all bool) ([]finding.Finding, error) {
+	return o.house.Findings.List(ctx, o.by, all)
 }
 
 // Close brings the trail up to date and closes the installation.
