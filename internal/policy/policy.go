@@ -40,6 +40,8 @@ const ActionLoad = "policy.set.load"
 // The actions that a policy can permit.
 const (
 	CustomerCreate = "customer.create"
+	CustomerErase  = "customer.erase"
+	CustomerProof  = "customer.receipt" // of an erasure
 	RecordCreate   = "record.create"
 	RecordRead     = "record.read" // masked
 	RecordReveal   = "record.reveal"
@@ -48,11 +50,18 @@ const (
 	RecordList     = "record.list"
 	RecordHistory  = "record.history"
 	RecordLookup   = "record.lookup"
+	BlobCreate     = "blob.create"
+	BlobRead       = "blob.read"
+	BlobUpdate     = "blob.update"
+	BlobDelete     = "blob.delete"
 	TokenCreate    = "token.create"
 	TokenReveal    = "token.reveal"
+	TokenDelete    = "token.delete"
 	KeyCreate      = "key.create"
 	KeyRead        = "key.read"
 	KeyRotate      = "key.rotate"
+	KeyDestroy     = "key.destroy"
+	KeyCompromise  = "key.compromise"
 	KeyEncrypt     = "key.encrypt"
 	KeyDecrypt     = "key.decrypt"
 	KeyRewrap      = "key.rewrap"
