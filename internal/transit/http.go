@@ -2,6 +2,7 @@ package transit
 
 import (
 	"context"
+	"encoding/json"
 	"net/http"
 	"time"
 
@@ -18,6 +19,18 @@ type Call struct {
 }
 
 func (c Call) access() Access { return Access{Purpose: c.Purpose} }
+
+// Base64 is bytes in JSON, as base64 with padding (RFC 4648 section 4). Huma's own schema for bytes takes no
+// empty ones.
+type Base64 []byte
+
+// Schema describes the bytes.
+func (Base64) Schema(huma.Registry) *huma.Schema {
+	return &huma.Schema{Type: huma.TypeString, Pattern: "^[A-Za-z0-9+/]*={0,2}$", PatternDescription: "base64 with padding"}
+}
+
+// MarshalJSON writes no bytes as an empty string, never as null.
+func (b Base64) MarshalJSON() ([]byte, error) { return json.Marshal(append([]byte{}, b...)) }
 
 // Change is what a request that changes a key may carry as well.
 type Change struct {
@@ -64,7 +77,7 @@ type keyOutput struct {
 type encryptInput struct {
 	Call
 	Body struct {
-		Plaintext []byte `json:"plaintext" maxLength:"43692" doc:"At most 32 KiB, base64."`
+		Plaintext Base64 `json:"plaintext" maxLength:"43692" doc:"At most 32 KiB, base64."`
 		Context   string `json:"context,omitempty" maxLength:"1024" doc:"What the plaintext belongs to; it must be given again to decrypt."`
 	}
 }
@@ -87,14 +100,14 @@ type ciphertextOutput struct {
 type plaintextOutput struct {
 	CacheControl string `header:"Cache-Control"`
 	Body         struct {
-		Plaintext []byte `json:"plaintext"`
+		Plaintext Base64 `json:"plaintext"`
 	}
 }
 
 type messageInput struct {
 	Call
 	Body struct {
-		Message []byte `json:"message" maxLength:"43692" doc:"At most 32 KiB, base64."`
+		Message Base64 `json:"message" maxLength:"43692" doc:"At most 32 KiB, base64."`
 		Context string `json:"context,omitempty" maxLength:"1024" doc:"What the message belongs to."`
 	}
 }
@@ -109,7 +122,7 @@ type macOutput struct {
 type verifyMACInput struct {
 	Call
 	Body struct {
-		Message []byte `json:"message" maxLength:"43692"`
+		Message Base64 `json:"message" maxLength:"43692"`
 		Context string `json:"context,omitempty" maxLength:"1024"`
 		MAC     string `json:"mac" maxLength:"128"`
 	}
@@ -125,7 +138,7 @@ type signatureOutput struct {
 type verifyInput struct {
 	Call
 	Body struct {
-		Message   []byte `json:"message" maxLength:"43692"`
+		Message   Base64 `json:"message" maxLength:"43692"`
 		Context   string `json:"context,omitempty" maxLength:"1024"`
 		Signature string `json:"signature" maxLength:"160"`
 	}
@@ -157,7 +170,7 @@ type destroyOutput struct {
 
 // MessageView is a message of a batch.
 type MessageView struct {
-	Message []byte `json:"message" maxLength:"43692" doc:"At most 32 KiB, base64."`
+	Message Base64 `json:"message" maxLength:"43692" doc:"At most 32 KiB, base64."`
 	Context string `json:"context,omitempty" maxLength:"1024" doc:"What it belongs to."`
 }
 
@@ -170,7 +183,7 @@ type messagesInput struct {
 
 // PlaintextView is a plaintext of a batch.
 type PlaintextView struct {
-	Plaintext []byte `json:"plaintext" maxLength:"43692" doc:"At most 32 KiB, base64."`
+	Plaintext Base64 `json:"plaintext" maxLength:"43692" doc:"At most 32 KiB, base64."`
 	Context   string `json:"context,omitempty" maxLength:"1024" doc:"What it belongs to; it must be given again to decrypt."`
 }
 
@@ -196,7 +209,7 @@ type ciphertextsInput struct {
 
 // ItemView is what came of one item of a batch: its answer, or a problem.
 type ItemView struct {
-	Plaintext  *[]byte      `json:"plaintext,omitempty"`
+	Plaintext  *Base64      `json:"plaintext,omitempty"`
 	Ciphertext string       `json:"ciphertext,omitempty"`
 	MAC        string       `json:"mac,omitempty"`
 	Signature  string       `json:"signature,omitempty"`
@@ -345,7 +358,7 @@ func (t *Transit) registerBatches(api huma.API, operation func(id, method, path,
 	})
 	huma.Register(api, batch("decrypt", "Decrypt many ciphertexts with one event"), func(ctx context.Context, in *ciphertextsInput) (*itemsOutput, error) {
 		done, err := t.DecryptBatch(ctx, actor.From(ctx), in.access(), in.Name, in.items())
-		return give(answerItems(done, func(d Done) ItemView { return ItemView{Plaintext: &d.Plaintext} }), err)
+		return give(answerItems(done, func(d Done) ItemView { return ItemView{Plaintext: (*Base64)(&d.Plaintext)} }), err)
 	})
 	huma.Register(api, batch("rewrap", "Encrypt many ciphertexts anew with one event"), func(ctx context.Context, in *ciphertextsInput) (*itemsOutput, error) {
 		done, err := t.RewrapBatch(ctx, actor.From(ctx), in.access(), in.Name, in.items())
