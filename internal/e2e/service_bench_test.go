@@ -224,7 +224,7 @@ type unauditedInput struct {
 	Purpose string `header:"Strongroom-Purpose"`
 	Body    struct {
 		Plaintext transit.Base64 `json:"plaintext" maxLength:"43692"`
-		Context   string `json:"context,omitempty" maxLength:"1024"`
+		Context   string         `json:"context,omitempty" maxLength:"1024"`
 	}
 }
 
