@@ -26,7 +26,7 @@ type Base64 []byte
 
 // Schema describes the bytes.
 func (Base64) Schema(huma.Registry) *huma.Schema {
-	return &huma.Schema{Type: huma.TypeString, Pattern: "^[A-Za-z0-9+/]*={0,2}$", PatternDescription: "base64 with padding"}
+	return &huma.Schema{Type: huma.TypeString, Format: "byte"}
 }
 
 // MarshalJSON writes no bytes as an empty string, never as null.
