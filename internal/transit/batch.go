@@ -126,14 +126,22 @@ func (t *Transit) batch(ctx context.Context, by actor.Actor, a Access, action, p
 			versions = append(versions, version)
 		}
 	}
-	plain := e.Resource
-	e.Resource += used(versions) + " " + strconv.Itoa(len(items)-failed) + " of " + strconv.Itoa(len(items)) + " items"
+	of := " of " + strconv.Itoa(len(items)) + " items"
+	denied := e
+	denied.Resource += " " + strconv.Itoa(failed) + of
+	e.Resource += used(versions) + " " + strconv.Itoa(len(items)-failed) + of
+	if failed == len(items) {
+		if err := t.Trail.Deny(ctx, by, denied, errOpen); !problem.Is(err, errOpen.Slug()) {
+			return nil, err
+		}
+		return results, nil
+	}
 	err := t.Trail.Do(ctx, by, e, func(tx *db.Tx, _ *audit.Event) error {
 		if failed == 0 {
 			return nil
 		}
-		return t.Trail.Record(ctx, tx, by, audit.Event{Action: action, Outcome: audit.Denied, Reason: errOpen.Slug(),
-			Resource: plain + " " + strconv.Itoa(failed) + " of " + strconv.Itoa(len(items)) + " items"})
+		denied.Outcome, denied.Reason = audit.Denied, errOpen.Slug()
+		return t.Trail.Record(ctx, tx, by, denied)
 	})
 	if err != nil {
 		for _, r := range results {

@@ -69,6 +69,10 @@ func TestBatches(t *testing.T) {
 				t.Errorf("item %d: %+v", i, opened[i])
 			}
 		}
+		if got := h.since(t, func() { opened, err = h.DecryptBatch(ctx, pay, why, "seal", texts[4:]) }); err != nil || opened[0].Err == nil ||
+			!slices.Equal(got, []string{"transit.key.decrypt denied does-not-open key seal 1 of 1 items"}) {
+			t.Fatalf("%q %v", got, err)
+		}
 		again, err := h.RewrapBatch(ctx, pay, why, "seal", texts[:2])
 		if err != nil {
 			t.Fatal(err)
