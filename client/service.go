@@ -24,6 +24,8 @@ const (
 	ErrDoesNotOpen          = Slug("does-not-open")          // the ciphertext is of another key or context, or was altered
 	ErrNoSuchKey            = Slug("key-not-found")          // there is no such named key
 	ErrKeyExists            = Slug("key-exists")             // there is one already
+	ErrNoSuchKeyVersion     = Slug("key-version-not-found")  // or it was destroyed
+	ErrKeyInUse             = Slug("key-in-use")             // the newest version cannot be destroyed
 	ErrNoSuchToken          = Slug("token-not-found")        // there is no such token
 )
 
@@ -137,6 +139,13 @@ func WithIdempotencyKey(ctx context.Context, key string) context.Context {
 	return context.WithValue(ctx, onceKey{}, key)
 }
 
+func idempotencyKey(ctx context.Context) string {
+	if key, ok := ctx.Value(onceKey{}).(string); ok {
+		return key
+	}
+	return rand.Text()
+}
+
 // ask sends a request that changes nothing.
 func (e Errand) ask(ctx context.Context, method string, body, out any, query url.Values, segments ...string) (answer, error) {
 	p, err := path(segments...)
@@ -156,12 +165,8 @@ func (e Errand) change(ctx context.Context, method string, header http.Header, b
 	if header == nil {
 		header = http.Header{}
 	}
-	key, ok := ctx.Value(onceKey{}).(string)
-	if !ok {
-		key = rand.Text()
-	}
 	header.Set("Strongroom-Purpose", e.purpose)
-	header.Set("Idempotency-Key", key)
+	header.Set("Idempotency-Key", idempotencyKey(ctx))
 	return e.client.call(ctx, request{method: method, path: p, header: header, body: body, repeatable: true}, out)
 }
 
@@ -309,12 +314,7 @@ func (e Errand) Read(ctx context.Context, reads ...Read) ([]ReadResult, error) {
 	var out struct {
 		Results []struct {
 			Record  *recordAnswer `json:"record"`
-			Problem *struct {
-				Type   string `json:"type"`
-				Title  string `json:"title"`
-				Status int    `json:"status"`
-				Detail string `json:"detail"`
-			} `json:"problem"`
+			Problem *itemProblem  `json:"problem"`
 		} `json:"results"`
 	}
 	if _, err := e.ask(ctx, http.MethodPost, map[string]any{"reads": reads}, &out, nil, "records", "read"); err != nil {
@@ -329,8 +329,7 @@ func (e Errand) Read(ctx context.Context, reads ...Read) ([]ReadResult, error) {
 		case r.Record != nil:
 			results[i].Record, results[i].Err = r.Record.record("")
 		case r.Problem != nil:
-			results[i].Err = &Problem{Type: r.Problem.Type, Slug: Slug(strings.TrimPrefix(r.Problem.Type, urn)),
-				Title: r.Problem.Title, Status: r.Problem.Status, Detail: r.Problem.Detail}
+			results[i].Err = r.Problem.problem()
 		default:
 			results[i].Err = errors.New("strongroom: a result is empty")
 		}

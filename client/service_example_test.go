@@ -35,6 +35,7 @@ type fakeVault struct {
 	once  map[string]string
 	fail  int // how many answers are lost
 	calls []string
+	blob  string
 }
 
 func newVault() *fakeVault {
@@ -91,7 +92,22 @@ func (f *fakeVault) serve(w http.ResponseWriter, r *http.Request) {
 func (f *fakeVault) answer(r *http.Request, body []byte) string {
 	var in map[string]any
 	_ = json.Unmarshal(body, &in)
+	if strings.HasPrefix(r.URL.Path, "/v1/blobs/") {
+		if r.Method == http.MethodGet {
+			return f.blob
+		}
+		f.blob = string(body)
+		return fmt.Sprintf(`{"collection":"profile","key":"passport","size":%d}`, len(body))
+	}
 	switch verb := r.URL.Path[strings.LastIndexByte(r.URL.Path, '/')+1:]; {
+	case strings.HasPrefix(r.URL.Path, "/v1/batch/"):
+		var results []string
+		for _, item := range in["items"].([]any) {
+			results = append(results, fmt.Sprintf(`{"ciphertext":"sr1.%s"}`, item.(map[string]any)["plaintext"]))
+		}
+		return `{"results":[` + strings.Join(results, ",") + `]}`
+	case verb == "erase":
+		return `{"receipt":{"statement":"strongroom erasure receipt v1\n{\"customer\":\"cus_1\"}\n"},"scrubbed":true}`
 	case verb == "customers":
 		return fmt.Sprintf(`{"customer":"cus_%d"}`, len(f.once)+1)
 	case verb == "lookup":
@@ -203,6 +219,133 @@ func ExampleNamedKey() {
 	fmt.Println(string(plaintext))
 	// Output:
 	// leave it with the neighbour
+}
+
+// A service keeps a scanned document as a stream, and reads it as one.
+func ExampleServiceBlobs() {
+	server := newVault()
+	defer server.Close()
+	ctx := context.Background()
+	service, err := client.NewService(server.options())
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer service.Close()
+
+	documents := service.For("payment").Blobs("cus_1", "profile")
+	scan := strings.NewReader("a scanned page") // or a file: whatever can seek is sent again when its answer is lost
+	kept, err := documents.Put(ctx, "passport", scan)
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println("kept", kept.Size, "bytes")
+
+	content, err := documents.Get(ctx, "passport")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer content.Close()
+	text, err := io.ReadAll(content)
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(string(text))
+	// Output:
+	// kept 14 bytes
+	// a scanned page
+}
+
+// A service encrypts a thousand columns for the price of one event.
+func ExampleNamedKey_EncryptBatch() {
+	server := newVault()
+	defer server.Close()
+	service, err := client.NewService(server.options())
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer service.Close()
+
+	ciphertexts, err := service.For("payment").Key("orders").EncryptBatch(context.Background(),
+		client.Message{Data: []byte("leave it outside"), Context: "order/17/note"},
+		client.Message{Data: []byte("ring twice"), Context: "order/18/note"})
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(len(ciphertexts), "columns")
+	// Output:
+	// 2 columns
+}
+
+// A service erases a customer and keeps the receipt, which proves it to whoever asks.
+func ExampleErrand_Erase() {
+	server := newVault()
+	defer server.Close()
+	service, err := client.NewService(server.options())
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer service.Close()
+
+	// The case is the key: however often the job starts anew, the customer is erased once.
+	ctx := client.WithIdempotencyKey(context.Background(), "erasure-case-4711")
+	erasure, err := service.For("payment").Erase(ctx, "cus_1", "asked to be forgotten, case 4711")
+	if err != nil {
+		log.Fatal(err)
+	}
+	receipt, err := json.Marshal(erasure.Receipt) // for strongroom vault check-receipt
+	if err != nil {
+		log.Fatal(err)
+	}
+	title, _, _ := strings.Cut(erasure.Receipt.Statement, "\n")
+	fmt.Println(title, len(receipt) > 0)
+	// Output:
+	// strongroom erasure receipt v1 true
+}
+
+// TestBlobsAreSentAgain loses answers: what can be rewound is sent again from where it stood, what cannot is
+// not sent in part.
+func TestBlobsAreSentAgain(t *testing.T) {
+	server := newVault()
+	defer server.Close()
+	server.Config.ErrorLog = log.New(io.Discard, "", 0)
+	service, err := client.NewService(server.options())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer service.Close()
+	documents := service.For("payment").Blobs("cus_1", "profile")
+
+	content := strings.NewReader("head and the body")
+	if _, err := content.Seek(9, io.SeekStart); err != nil {
+		t.Fatal(err)
+	}
+	server.fail = 2
+	b, err := documents.Put(t.Context(), "passport", content)
+	if err != nil || b.Size != 8 || server.blob != "the body" || len(server.once) != 1 || len(server.calls) != 3 {
+		t.Errorf("%+v %v: %q after %d calls", b, err, server.blob, len(server.calls))
+	}
+	server.fail = 1
+	before := len(server.calls)
+	if _, err := documents.Put(t.Context(), "passport", io.LimitReader(strings.NewReader("once"), 4)); err == nil || len(server.calls) != before+1 {
+		t.Errorf("%v after %d calls", err, len(server.calls)-before)
+	}
+	server.fail = 1
+	if r, err := documents.Get(t.Context(), "passport"); err != nil {
+		t.Error(err)
+	} else if text, err := io.ReadAll(r); err != nil || string(text) != "once" || r.Close() != nil {
+		t.Errorf("%q %v", text, err)
+	}
+	if _, err := service.For("marketing").Blobs("cus_1", "profile").Get(t.Context(), "passport"); !errors.Is(err, client.ErrNotPermitted) {
+		t.Error(err)
+	}
+	if _, err := documents.Put(t.Context(), "..", strings.NewReader("")); err == nil {
+		t.Error("a key that is a direction is sent")
+	}
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := documents.Put(gone, "passport", strings.NewReader("x")); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
 }
 
 // TestServiceSendsAgain loses answers: the request is sent again with the same key, and done once.

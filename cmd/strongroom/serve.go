@@ -191,6 +191,6 @@ Try next, in a second terminal:
   bin/strongroom audit tail%[7]s      who did what
   bin/strongroom audit verify%[7]s    recompute the trail
   curl --cacert %[6]s %[2]s/openapi.json
-  docs/vault.md has ten requests of a service, with the certificate in tls/client.pem
+  docs/vault.md has requests of a service to paste, with the certificate in tls/client.pem
 `, data, u.App, u.Service, u.Admin, u.Ops, u.CA, flag)
 }

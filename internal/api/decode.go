@@ -1,7 +1,6 @@
 package api
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -27,11 +26,25 @@ func unmarshal(data []byte, v any) error {
 	if !utf8.Valid(data) {
 		return errUTF8
 	}
-	if !json.Valid(data) {
-		return errJSON
+	tree, whole := v.(*any)
+	if !whole {
+		tree = new(any)
 	}
-	if err := unique(json.NewDecoder(bytes.NewReader(data)), 0); err != nil {
-		return err
+	if err := json.Unmarshal(data, tree); err != nil {
+		if !json.Valid(data) {
+			return errJSON
+		}
+		return errShape
+	}
+	// Of members with one name, whichever way it is written, the tree holds the last: it has fewer than the text.
+	written, depth := structure(data)
+	switch {
+	case depth > maxDepth:
+		return errDepth
+	case written != members(*tree):
+		return errRepeated
+	case whole:
+		return nil
 	}
 	if err := json.Unmarshal(data, v); err != nil {
 		return errShape
@@ -39,41 +52,41 @@ func unmarshal(data []byte, v any) error {
 	return nil
 }
 
-// unique reads one JSON value and refuses repeated members and deep nesting.
-func unique(d *json.Decoder, depth int) error {
-	if depth > maxDepth {
-		return errDepth
-	}
-	token, err := d.Token()
-	if err != nil {
-		return errJSON
-	}
-	open, ok := token.(json.Delim)
-	if !ok {
-		return nil
-	}
-	var seen map[string]bool
-	if open == '{' {
-		seen = map[string]bool{}
-	}
-	for d.More() {
-		if seen != nil {
-			token, err := d.Token()
-			if err != nil {
-				return errJSON
+// structure returns how many members the objects of a valid JSON text have, and how deep it nests.
+func structure(data []byte) (members, depth int) {
+	open := 0
+	for i := 0; i < len(data); i++ {
+		switch data[i] {
+		case '"':
+			for i++; data[i] != '"'; i++ {
+				if data[i] == '\\' {
+					i++
+				}
 			}
-			name, _ := token.(string)
-			if seen[name] {
-				return errRepeated
-			}
-			seen[name] = true
-		}
-		if err := unique(d, depth+1); err != nil {
-			return err
+		case ':':
+			members++
+		case '{', '[':
+			open++
+			depth = max(depth, open)
+		case '}', ']':
+			open--
 		}
 	}
-	if _, err := d.Token(); err != nil {
-		return errJSON
+	return members, depth
+}
+
+// members returns how many members the objects of a decoded JSON value have.
+func members(v any) (n int) {
+	switch v := v.(type) {
+	case map[string]any:
+		n = len(v)
+		for _, inner := range v {
+			n += members(inner)
+		}
+	case []any:
+		for _, inner := range v {
+			n += members(inner)
+		}
 	}
-	return nil
+	return n
 }

@@ -7,9 +7,15 @@ import (
 	"strongroom/internal/actor"
 	"strongroom/internal/api"
 	"strongroom/internal/clock"
+	"strongroom/internal/edge"
 	"strongroom/internal/once"
 	"strongroom/internal/transit"
 )
+
+// serviceBodies are the large bodies that the service listener takes.
+var serviceBodies = append([]edge.Body{{
+	Method: http.MethodPost, Prefix: transit.BatchPath, Limit: transit.MaxBatchBody, ContentTypes: []string{"application/json"},
+}}, blobBodies...)
 
 // services returns what the service listener serves: the vault and named keys, as far as the policies permit.
 func (s *Server) services(ctx context.Context, o Options) (http.Handler, error) {
@@ -22,7 +28,7 @@ func (s *Server) services(ctx context.Context, o Options) (http.Handler, error) 
 	mux := http.NewServeMux()
 	surface := api.NewService(mux, api.Options{Title: "Strongroom for services", Version: o.Version, Log: h.log})
 	s.records.ForServices(policies, book).Register(surface)
-	transit.New(transit.Options{Keys: h.Ring, Trail: h.Trail, Policy: policies, Book: book}).Register(surface)
+	transit.New(transit.Options{DB: h.DB, Keys: h.Ring, Trail: h.Trail, Policy: policies, Book: book}).Register(surface)
 	h.Jobs.Add(book.Job())
 	return mux, nil
 }

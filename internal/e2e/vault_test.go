@@ -52,6 +52,7 @@ func TestVaultExamples(t *testing.T) {
 		script += string(b[1]) + "\necho; echo '" + mark + "'\n"
 	}
 	cmd := exec.Command("bash", "-c", script)
+	cmd.Dir = t.TempDir()
 	cmd.Env = append(os.Environ(), "D="+s.data)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
@@ -72,8 +73,8 @@ func TestVaultExamples(t *testing.T) {
 			t.Errorf("%s\nanswers %s\ninstead of %s", b[1], answers[i], b[2])
 		}
 	}
-	if requests != 10 {
-		t.Errorf("%d examples instead of 10", requests)
+	if requests != 13 {
+		t.Errorf("%d examples instead of 13", requests)
 	}
 	if r := must(t, "audit", "verify", "--data", s.data); !strings.Contains(r.stdout, "ok") {
 		t.Error(r)

@@ -703,7 +703,9 @@ func (k *Keyring) List(ctx context.Context, by actor.Actor) ([]Info, error) {
 			wraps[d.kekVersion] += d.count
 		}
 		for _, s := range services {
-			wraps[s.kekVersion]++
+			if s.wrapped != nil {
+				wraps[s.kekVersion]++
+			}
 		}
 		wrappedBy := func(kek uint32) string { return kekName + "/" + strconv.Itoa(int(kek)) }
 		for _, r := range keks {

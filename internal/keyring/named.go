@@ -20,8 +20,10 @@ import (
 
 // The actions on named keys that keyring records.
 const (
-	ActionNamedCreate = "keyring.named-key.create"
-	ActionNamedRotate = "keyring.named-key.rotate"
+	ActionNamedCreate     = "keyring.named-key.create"
+	ActionNamedRotate     = "keyring.named-key.rotate"
+	ActionNamedDestroy    = "keyring.named-key.destroy"
+	ActionNamedCompromise = "keyring.named-key.compromise"
 )
 
 // The algorithms that a named key can be for. A key made for one is never used for another.
@@ -138,6 +140,72 @@ func (k *Keyring) RotateNamed(ctx context.Context, tx *db.Tx, by actor.Actor, na
 	}
 	tx.AfterCommit(func() { k.named.forget(name) })
 	return version, k.event(ctx, tx, by, "", ActionNamedRotate, fmt.Sprintf("named key %s/%d", name, version))
+}
+
+// DestroyNamed destroys a version of a named key that is not the newest: what it sealed never opens again,
+// what it authenticated or signed is no longer valid. Other processes use it until their lease of it has
+// ended. Scrub afterwards, so that no file of the database holds it. It fails with the problems
+// "key-not-found", "key-version-not-found" for one that is not there or was destroyed, and "key-in-use".
+func (k *Keyring) DestroyNamed(ctx context.Context, tx *db.Tx, by actor.Actor, name string, version uint32) error {
+	rows, i, err := namedRow(ctx, tx, name, version)
+	if err != nil {
+		return err
+	}
+	if i == len(rows)-1 {
+		return problem.New(problem.Conflict, "key-in-use", "This is the newest version. Rotate the key, rewrap what the version sealed, and then destroy it.")
+	}
+	if err := setNamed(ctx, tx, `UPDATE service_key SET state = $1, wrapped = NULL WHERE name = $2 AND version = $3 AND state = $4`,
+		destroyed, rows[i]); err != nil {
+		return err
+	}
+	tx.AfterCommit(func() { k.named.forget(name) })
+	return k.event(ctx, tx, by, "", ActionNamedDestroy, fmt.Sprintf("named key %s/%d", name, version))
+}
+
+// CompromiseNamed marks a version of a named key as known to somebody who must not know it, and returns the
+// newest version, which is made when there is no newer one. What the version authenticated or signed is no
+// longer valid, because others can have made it too; what it sealed still opens, to be rewrapped. It fails
+// with the problems "key-not-found" and "key-version-not-found".
+func (k *Keyring) CompromiseNamed(ctx context.Context, tx *db.Tx, by actor.Actor, name string, version uint32) (newest uint32, err error) {
+	rows, i, err := namedRow(ctx, tx, name, version)
+	if err != nil {
+		return 0, err
+	}
+	newest = rows[len(rows)-1].version
+	if newest == version {
+		if newest, err = k.RotateNamed(ctx, tx, by, name); err != nil {
+			return 0, err
+		}
+		rows[i].state = retired
+	}
+	if err := setNamed(ctx, tx, `UPDATE service_key SET state = $1 WHERE name = $2 AND version = $3 AND state = $4`, compromised, rows[i]); err != nil {
+		return 0, err
+	}
+	tx.AfterCommit(func() { k.named.forget(name) })
+	return newest, k.event(ctx, tx, by, "", ActionNamedCompromise, fmt.Sprintf("named key %s/%d", name, version))
+}
+
+// namedRow returns all versions of a named key, and the place of one that is not destroyed.
+func namedRow(ctx context.Context, tx *db.Tx, name string, version uint32) (rows []serviceRow, i int, err error) {
+	if rows, err = selectNamed(ctx, tx, name); err != nil {
+		return nil, 0, err
+	}
+	if len(rows) == 0 {
+		return nil, 0, errNoNamed
+	}
+	i = slices.IndexFunc(rows, func(r serviceRow) bool { return r.version == version && r.state != destroyed })
+	if i < 0 {
+		return nil, 0, problem.New(problem.NotFound, "key-version-not-found", "The key has no such version, or it was destroyed.")
+	}
+	return rows, i, nil
+}
+
+func setNamed(ctx context.Context, tx *db.Tx, update, state string, r serviceRow) error {
+	n, err := tx.Exec(ctx, update, state, r.name, r.version, r.state)
+	if err == nil && n != 1 {
+		err = errMoved
+	}
+	return err
 }
 
 func (k *Keyring) insertNamed(ctx context.Context, tx *db.Tx, name, algorithm string, version uint32) error {
@@ -271,13 +339,13 @@ func (n *Named) MAC(parts ...[]byte) ([]byte, uint32, error) {
 	return macOf(newest.material, parts...), newest.version, nil
 }
 
-// VerifyMAC reports whether a version of the key made mac of the parts.
+// VerifyMAC reports whether a version of the key that is not compromised made mac of the parts.
 func (n *Named) VerifyMAC(version uint32, mac []byte, parts ...[]byte) (bool, error) {
 	if n.algorithm != NamedMAC {
 		return false, n.errOtherUse()
 	}
 	i := n.index(version)
-	return i >= 0 && hmac.Equal(mac, macOf(n.key.macs[i].material, parts...)), nil
+	return i >= 0 && n.trusted(i) && hmac.Equal(mac, macOf(n.key.macs[i].material, parts...)), nil
 }
 
 // Sign returns the Ed25519 signature (RFC 8032) of the message, and the version that made it.
@@ -288,14 +356,17 @@ func (n *Named) Sign(message []byte) ([]byte, uint32, error) {
 	return ed25519.Sign(n.private[0], message), n.Version(), nil
 }
 
-// Verify reports whether a version of the key signed the message.
+// Verify reports whether a version of the key that is not compromised signed the message.
 func (n *Named) Verify(version uint32, message, signature []byte) (bool, error) {
 	if n.algorithm != NamedSigning {
 		return false, n.errOtherUse()
 	}
 	i := n.index(version)
-	return i >= 0 && len(signature) == ed25519.SignatureSize && ed25519.Verify(n.versions[i].Public, message, signature), nil
+	return i >= 0 && n.trusted(i) && len(signature) == ed25519.SignatureSize && ed25519.Verify(n.versions[i].Public, message, signature), nil
 }
+
+// trusted reports whether only Strongroom can have made what the version made.
+func (n *Named) trusted(i int) bool { return n.versions[i].State != compromised }
 
 func (n *Named) index(version uint32) int {
 	return slices.IndexFunc(n.versions, func(v NamedVersion) bool { return v.Version == version })

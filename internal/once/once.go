@@ -41,7 +41,8 @@ const (
 // there is an answer.
 const Raced = "idempotency-raced"
 
-var errRaced = problem.New(problem.Conflict, Raced, "The same request is being answered at this moment. Send it again.").RetryAfter(time.Second)
+// ErrRaced is that problem.
+var ErrRaced = problem.New(problem.Conflict, Raced, "The same request is being answered at this moment. Send it again.").RetryAfter(time.Second)
 
 // Keys gives the keys that answers are sealed with. The keyring is behind it.
 type Keys interface {
@@ -136,6 +137,13 @@ func (b *Book) Look(ctx context.Context, r Request) (*Answer, error) {
 	return a, nil
 }
 
+// Known reports whether there is an answer under the key of r, to whatever request: r.Asked is not looked at.
+func (b *Book) Known(ctx context.Context, tx *db.Tx, r Request) (bool, error) {
+	var n int
+	err := tx.QueryRow(ctx, `SELECT COUNT(*) FROM answer WHERE name = $1 AND expires_at > $2`, r.name(), clock.Micros(b.clock.Now())).Scan(&n)
+	return n > 0, err
+}
+
 func (r Request) print() [][]byte { return append([][]byte{[]byte("once")}, r.Asked...) }
 
 // Unlock gets the key that opens the answer, in the transaction that records that it is given again.
@@ -171,7 +179,7 @@ func (b *Book) Keep(ctx context.Context, tx *db.Tx, r Request, c customer.ID, an
 			WHERE answer.expires_at <= $7`,
 		name, print, version, string(c), ring.Seal(place(name, c), answer), clock.Micros(now.Add(Lifetime)), clock.Micros(now))
 	if err == nil && n == 0 {
-		return errRaced
+		return ErrRaced
 	}
 	return err
 }

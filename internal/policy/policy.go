@@ -20,7 +20,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 
 	"github.com/cedar-policy/cedar-go"
@@ -40,6 +39,8 @@ const ActionLoad = "policy.set.load"
 // The actions that a policy can permit.
 const (
 	CustomerCreate = "customer.create"
+	CustomerErase  = "customer.erase"
+	CustomerProof  = "customer.receipt" // of an erasure
 	RecordCreate   = "record.create"
 	RecordRead     = "record.read" // masked
 	RecordReveal   = "record.reveal"
@@ -48,11 +49,18 @@ const (
 	RecordList     = "record.list"
 	RecordHistory  = "record.history"
 	RecordLookup   = "record.lookup"
+	BlobCreate     = "blob.create"
+	BlobRead       = "blob.read"
+	BlobUpdate     = "blob.update"
+	BlobDelete     = "blob.delete"
 	TokenCreate    = "token.create"
 	TokenReveal    = "token.reveal"
+	TokenDelete    = "token.delete"
 	KeyCreate      = "key.create"
 	KeyRead        = "key.read"
 	KeyRotate      = "key.rotate"
+	KeyDestroy     = "key.destroy"
+	KeyCompromise  = "key.compromise"
 	KeyEncrypt     = "key.encrypt"
 	KeyDecrypt     = "key.decrypt"
 	KeyRewrap      = "key.rewrap"
@@ -200,8 +208,19 @@ func (s *Set) Count() int { return s.count }
 // Hash returns the SHA-256, in hexadecimal, of the schema and of all policy files with their names.
 func (s *Set) Hash() string { return s.hash }
 
-// purposeForm is how a purpose looks: a slug, because it stands in events and is never personal.
-var purposeForm = regexp.MustCompile(`\A[a-z0-9]+(-[a-z0-9]+)*\z`)
+// slug is how a purpose looks, because it stands in events and is never personal: a-z and 0-9, with single
+// hyphens between.
+func slug(text string) bool {
+	for i := range len(text) {
+		switch c := text[i]; {
+		case c >= 'a' && c <= 'z', c >= '0' && c <= '9':
+		case c == '-' && i > 0 && i < len(text)-1 && text[i-1] != '-':
+		default:
+			return false
+		}
+	}
+	return text != ""
+}
 
 const maxPurpose = 64
 
@@ -210,7 +229,7 @@ func Purpose(text string) *problem.Problem {
 	switch {
 	case text == "":
 		return problem.New(problem.Unprocessable, "purpose-required", "Say in the header Strongroom-Purpose why this is done.")
-	case len(text) > maxPurpose || !purposeForm.MatchString(text):
+	case len(text) > maxPurpose || !slug(text):
 		return problem.New(problem.Unprocessable, "invalid-purpose", "A purpose is at most %d of a-z, 0-9 and single hyphens.", maxPurpose)
 	}
 	return nil

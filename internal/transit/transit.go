@@ -24,6 +24,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"time"
 
 	"strongroom/internal/actor"
 	"strongroom/internal/audit"
@@ -37,16 +38,18 @@ import (
 
 // The actions that transit records.
 const (
-	ActionCreate    = "transit.key.create"
-	ActionRead      = "transit.key.read"
-	ActionRotate    = "transit.key.rotate"
-	ActionEncrypt   = "transit.key.encrypt"
-	ActionDecrypt   = "transit.key.decrypt"
-	ActionRewrap    = "transit.key.rewrap"
-	ActionMAC       = "transit.key.mac"
-	ActionVerifyMAC = "transit.key.verify-mac"
-	ActionSign      = "transit.key.sign"
-	ActionVerify    = "transit.key.verify"
+	ActionCreate     = "transit.key.create"
+	ActionRead       = "transit.key.read"
+	ActionRotate     = "transit.key.rotate"
+	ActionDestroy    = "transit.key.destroy"
+	ActionCompromise = "transit.key.compromise"
+	ActionEncrypt    = "transit.key.encrypt"
+	ActionDecrypt    = "transit.key.decrypt"
+	ActionRewrap     = "transit.key.rewrap"
+	ActionMAC        = "transit.key.mac"
+	ActionVerifyMAC  = "transit.key.verify-mac"
+	ActionSign       = "transit.key.sign"
+	ActionVerify     = "transit.key.verify"
 )
 
 const (
@@ -63,11 +66,12 @@ const (
 // Access is what a service says of a call beside what it asks for.
 type Access struct {
 	Purpose string // why; a slug
-	Once    string // its idempotency key; may be empty, and only counts for Create and Rotate
+	Once    string // its idempotency key; may be empty, and only counts for what changes a key
 }
 
 // Options say what Transit works with. All are needed.
 type Options struct {
+	DB     *db.DB
 	Keys   *keyring.Keyring
 	Trail  *audit.Trail
 	Policy *policy.Set
@@ -201,6 +205,45 @@ func (t *Transit) Rotate(ctx context.Context, by actor.Actor, a Access, name str
 	return version, err
 }
 
+// Destroy destroys a version of a key for good; it must not be the newest. What only it opens is lost. It
+// reports whether no file of the database holds the version any more: PostgreSQL cannot promise it.
+func (t *Transit) Destroy(ctx context.Context, by actor.Actor, a Access, name string, version uint32) (scrubbed bool, err error) {
+	e, p := t.begin(by, a, ActionDestroy, policy.KeyDestroy, name)
+	if p != nil {
+		return false, t.Trail.Deny(ctx, by, e, p)
+	}
+	e.Resource += fmt.Sprintf(" v%d", version)
+	done := version
+	err = t.change(ctx, by, a, e, []string{name, fmt.Sprint(version)}, &done, func(tx *db.Tx, _ *audit.Event) (uint32, error) {
+		return version, t.Keys.DestroyNamed(ctx, tx, by, name, version)
+	})
+	if err != nil {
+		return false, err
+	}
+	// Committed: what follows can be done again.
+	ctx, cancel := context.WithTimeout(ctx, scrubTime)
+	defer cancel()
+	scrubbed, err = t.DB.Scrub(ctx)
+	return scrubbed && err == nil, nil
+}
+
+// scrubTime is for how long Destroy waits for readers that keep the database's log.
+const scrubTime = 10 * time.Second
+
+// Compromise marks a version of a key as known to others, and returns the newest version, which it makes if
+// need be: see keyring.CompromiseNamed. Rewrap what the version sealed, then destroy it.
+func (t *Transit) Compromise(ctx context.Context, by actor.Actor, a Access, name string, version uint32) (newest uint32, err error) {
+	e, p := t.begin(by, a, ActionCompromise, policy.KeyCompromise, name)
+	if p != nil {
+		return 0, t.Trail.Deny(ctx, by, e, p)
+	}
+	e.Resource += fmt.Sprintf(" v%d", version)
+	err = t.change(ctx, by, a, e, []string{name, fmt.Sprint(version)}, &newest, func(tx *db.Tx, _ *audit.Event) (uint32, error) {
+		return t.Keys.CompromiseNamed(ctx, tx, by, name, version)
+	})
+	return newest, err
+}
+
 // Read returns a key's versions, and of one that signs the public keys.
 func (t *Transit) Read(ctx context.Context, by actor.Actor, a Access, name string) (algorithm string, versions []keyring.NamedVersion, err error) {
 	err = t.use(ctx, by, a, ActionRead, policy.KeyRead, name, 0, "", func(k *keyring.Named, _ *audit.Event) error {
@@ -234,21 +277,22 @@ func (t *Transit) Encrypt(ctx context.Context, by actor.Actor, a Access, name st
 
 func textOf(sealed []byte) string { return prefix + base64.RawURLEncoding.EncodeToString(sealed) }
 
-func open(k *keyring.Named, ciphertext, about string) (*seal.Ring, []byte, error) {
-	ring, err := k.Ring()
-	if err != nil {
-		return nil, nil, err
+func open(k *keyring.Named, ciphertext, about string) (ring *seal.Ring, version uint32, plaintext []byte, err error) {
+	if ring, err = k.Ring(); err != nil {
+		return nil, 0, nil, err
 	}
 	text, ok := strings.CutPrefix(ciphertext, prefix)
 	sealed, err := base64.RawURLEncoding.Strict().DecodeString(text)
 	if !ok || err != nil {
-		return nil, nil, errOpen
+		return nil, 0, nil, errOpen
 	}
-	plaintext, err := ring.Open(place(about), sealed)
+	if plaintext, err = ring.Open(place(about), sealed); err == nil {
+		version, err = seal.KeyVersion(sealed)
+	}
 	if err != nil {
-		return nil, nil, errOpen.Because(err)
+		return nil, 0, nil, errOpen.Because(err)
 	}
-	return ring, plaintext, nil
+	return ring, version, plaintext, nil
 }
 
 // maxCiphertext is the length of the longest ciphertext.
@@ -265,7 +309,7 @@ func fits(ciphertext string) int {
 // Decrypt opens what Encrypt sealed for the same context.
 func (t *Transit) Decrypt(ctx context.Context, by actor.Actor, a Access, name, ciphertext, about string) (plaintext []byte, err error) {
 	err = t.use(ctx, by, a, ActionDecrypt, policy.KeyDecrypt, name, fits(ciphertext), about, func(k *keyring.Named, _ *audit.Event) (err error) {
-		_, plaintext, err = open(k, ciphertext, about)
+		_, _, plaintext, err = open(k, ciphertext, about)
 		return err
 	})
 	if err != nil {
@@ -278,7 +322,7 @@ func (t *Transit) Decrypt(ctx context.Context, by actor.Actor, a Access, name, c
 // Rewrap seals under the newest version what an older one sealed.
 func (t *Transit) Rewrap(ctx context.Context, by actor.Actor, a Access, name, ciphertext, about string) (again string, err error) {
 	err = t.use(ctx, by, a, ActionRewrap, policy.KeyRewrap, name, fits(ciphertext), about, func(k *keyring.Named, _ *audit.Event) error {
-		ring, plaintext, err := open(k, ciphertext, about)
+		ring, _, plaintext, err := open(k, ciphertext, about)
 		if err != nil {
 			return err
 		}

@@ -66,7 +66,7 @@ func (h *house) another(t testing.TB) *transit.Transit {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return transit.New(transit.Options{Keys: keys, Trail: trail, Policy: h.set, Book: once.New(h.db, keys, nil)})
+	return transit.New(transit.Options{DB: h.db, Keys: keys, Trail: trail, Policy: h.set, Book: once.New(h.db, keys, nil)})
 }
 
 func (h *house) events(t testing.TB) []string {

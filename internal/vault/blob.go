@@ -3,6 +3,7 @@ package vault
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
 	"database/sql"
 	"encoding/binary"
 	"errors"
@@ -109,7 +110,10 @@ func (c condition) checkBlob(content string) *problem.Problem {
 // event that says so is durable, and not before; what was sent of one that fails is deleted later. A blob
 // that exists is replaced only when the condition names its ETag.
 func (v *Vault) PutBlob(ctx context.Context, by actor.Actor, owner customer.ID, ref Ref, body io.Reader, c Condition) (b Blob, created bool, err error) {
-	d := v.begin(by, owner, ActionBlobUpdate)
+	return v.putBlob(ctx, v.begin(by, owner, ActionBlobUpdate), owner, ref, body, c)
+}
+
+func (v *Vault) putBlob(ctx context.Context, d *deed, owner customer.ID, ref Ref, body io.Reader, c Condition) (b Blob, created bool, err error) {
 	s := v.findBlob(d, ref)
 	cond, p := c.parse()
 	d.refuse(p)
@@ -149,28 +153,46 @@ func (v *Vault) PutBlob(ctx context.Context, by actor.Actor, owner customer.ID, 
 		return ring, row.content, p, err
 	}
 	content := id.New("blb")
-	err = v.db.Update(ctx, func(tx *db.Tx) error {
-		_, _, p, err := admit(tx)
-		if p != nil {
-			err = p
-		}
-		if err != nil {
+	begin := func(tx *db.Tx) error {
+		return insertContent(ctx, tx, content, owner, clock.Micros(v.clock.Now()))
+	}
+	var refused *problem.Problem
+	err = v.db.Update(ctx, func(tx *db.Tx) (err error) {
+		if _, _, refused, err = admit(tx); err != nil || refused != nil {
 			return err
 		}
-		return insertContent(ctx, tx, content, owner, clock.Micros(v.clock.Now()))
+		return begin(tx)
 	})
+	if err == nil && refused != nil && d.once != nil {
+		// What was done before may be asked for again, although it could not be done again.
+		err = v.db.Update(ctx, func(tx *db.Tx) error {
+			known, err := d.once.book.Known(ctx, tx, d.once.request)
+			if err != nil || !known {
+				return err
+			}
+			refused = nil
+			return begin(tx)
+		})
+	}
 	if p := problem.Of(err); p != nil {
-		d.refuse(p)
-		return Blob{}, false, d.do(ctx, nil)
+		refused, err = p, nil
 	}
 	if err != nil {
 		return Blob{}, false, err
 	}
+	if refused != nil {
+		d.refuse(refused)
+		return Blob{}, false, d.do(ctx, nil)
+	}
 	defer func() {
-		if err != nil {
+		if err != nil || d.once != nil && d.once.given != nil {
 			v.abandon(ctx, content)
 		}
 	}()
+	digest := sha256.New()
+	if d.once != nil {
+		body = io.TeeReader(body, digest)
+	}
 	fileKey := stream.NewFileKey()
 	defer clear(fileKey)
 	size, err := v.upload(ctx, content, fileKey, body)
@@ -184,6 +206,13 @@ func (v *Vault) PutBlob(ctx context.Context, by actor.Actor, owner customer.ID, 
 	head := binary.BigEndian.AppendUint64(slices.Clone(fileKey), uint64(size))
 	defer clear(head)
 	now := clock.Micros(v.clock.Now())
+	result := func() writtenBlob {
+		return writtenBlob{Blob{ref, blobETag(content), size, clock.FromMicros(now)}, created}
+	}
+	if d.once != nil {
+		d.once.request.Asked = append(d.once.request.Asked, digest.Sum(nil))
+	}
+	d.remember(func() any { return result() })
 	err = d.do(ctx, func(tx *db.Tx, e *audit.Event) error {
 		ring, old, p, err := admit(tx)
 		if err != nil {
@@ -213,7 +242,14 @@ func (v *Vault) PutBlob(ctx context.Context, by actor.Actor, owner customer.ID, 
 	if err != nil {
 		return Blob{}, false, err
 	}
-	return Blob{ref, blobETag(content), size, clock.FromMicros(now)}, created, nil
+	out, err := recall(d, result)
+	return out.Blob, out.Created, err
+}
+
+// writtenBlob is what PutBlob answers.
+type writtenBlob struct {
+	Blob    Blob
+	Created bool
 }
 
 // blobPlace binds the key of a content to the blob that it is of.
@@ -320,7 +356,10 @@ func (r *BlobReader) Close() { r.leave() }
 // authenticated; reading fails when anything of it was altered, and from the moment at which the customer
 // is erased. A blob that is replaced meanwhile can be read to its end.
 func (v *Vault) OpenBlob(ctx context.Context, by actor.Actor, owner customer.ID, ref Ref, purpose string) (*BlobReader, error) {
-	d := v.begin(by, owner, ActionBlobRead)
+	return v.openBlob(ctx, v.begin(by, owner, ActionBlobRead), owner, ref, purpose)
+}
+
+func (v *Vault) openBlob(ctx context.Context, d *deed, owner customer.ID, ref Ref, purpose string) (*BlobReader, error) {
 	s := v.findBlob(d, ref)
 	if d.err == nil {
 		d.refuse(s.allows(Reveal{All: true, Purpose: purpose}))
@@ -406,7 +445,10 @@ func (v *Vault) chunks(ctx context.Context, content string, total int64) func() 
 
 // DeleteBlob removes a blob. Its key is gone at once, its chunks soon after.
 func (v *Vault) DeleteBlob(ctx context.Context, by actor.Actor, owner customer.ID, ref Ref, c Condition) error {
-	d := v.begin(by, owner, ActionBlobDelete)
+	return v.deleteBlob(ctx, v.begin(by, owner, ActionBlobDelete), owner, ref, c)
+}
+
+func (v *Vault) deleteBlob(ctx context.Context, d *deed, owner customer.ID, ref Ref, c Condition) error {
 	v.findBlob(d, ref)
 	cond, p := c.parse()
 	d.refuse(p)

@@ -52,8 +52,8 @@ type Erasure struct {
 // tombstone stays, so that the key is not taken from an old copy.
 //
 // The reason goes into the event, under the trail's own key, and is kept: it must not describe the
-// person. The receipt proves the erasure to others; Receipt gives it again. Only the system may erase so
-// far. Erase fails with the problem "customer-erased" for who was erased before, and with
+// person. The receipt proves the erasure to others; Receipt gives it again. The system may erase, and a
+// service as far as policy permits (Services.Erase). Erase fails with the problem "customer-erased" for who was erased before, and with
 // "customer-not-found".
 //
 // When the database was erased but the receipt could not be made, the error says so and the Erasure is
@@ -63,7 +63,10 @@ func (v *Vault) Erase(ctx context.Context, by actor.Actor, owner customer.ID, re
 	if !owner.Valid() {
 		e.Customer = ""
 	}
-	d := &deed{Vault: v, by: by, Event: e, err: mayErase(by)}
+	return v.erase(ctx, &deed{Vault: v, by: by, Event: e, err: mayErase(by)}, owner, reason)
+}
+
+func (v *Vault) erase(ctx context.Context, d *deed, owner customer.ID, reason string) (Erasure, error) {
 	reason = strings.TrimSpace(reason)
 	if n := utf8.RuneCountInString(reason); !utf8.ValidString(reason) || n == 0 || n > maxReason {
 		d.refuse(problem.New(problem.Unprocessable, "reason-required",
@@ -93,7 +96,7 @@ func (v *Vault) Erase(ctx context.Context, by actor.Actor, owner customer.ID, re
 		}
 		maps.DeleteFunc(row.deleted, func(_ string, n int64) bool { return n == 0 })
 		var err error
-		if row.keys, err = v.keys.DestroyCustomer(ctx, tx, by, owner); err != nil {
+		if row.keys, err = v.keys.DestroyCustomer(ctx, tx, d.by, owner); err != nil {
 			return err
 		}
 		return insertErasure(ctx, tx, owner, row)
@@ -108,7 +111,7 @@ func (v *Vault) Erase(ctx context.Context, by actor.Actor, owner customer.ID, re
 		v.log.WarnContext(ctx, "what an erasure deleted may still be in the database's log until it is written back",
 			"customer", owner, "error", err)
 	}
-	if out.Receipt, err = v.receipt(ctx, by, owner); err != nil {
+	if out.Receipt, err = v.receipt(ctx, d.by, owner); err != nil {
 		return Erasure{}, fmt.Errorf("the customer is erased, but the receipt could not be made; ask for it again: %w", err)
 	}
 	return out, nil
@@ -162,6 +165,10 @@ func (v *Vault) Receipt(ctx context.Context, by actor.Actor, owner customer.ID) 
 	if !owner.Valid() {
 		d.Customer = ""
 	}
+	return v.giveReceipt(ctx, d, owner)
+}
+
+func (v *Vault) giveReceipt(ctx context.Context, d *deed, owner customer.ID) (Receipt, error) {
 	if err := d.do(ctx, func(tx *db.Tx, e *audit.Event) error {
 		_, found, err := selectErasure(ctx, tx, owner)
 		if err == nil && !found {
@@ -171,7 +178,7 @@ func (v *Vault) Receipt(ctx context.Context, by actor.Actor, owner customer.ID) 
 	}); err != nil {
 		return Receipt{}, err
 	}
-	return v.receipt(ctx, by, owner)
+	return v.receipt(ctx, d.by, owner)
 }
 
 var errNotErased = problem.New(problem.NotFound, "not-erased", "There is no erasure of such a customer.")
@@ -227,6 +234,11 @@ func (v *Vault) receipt(ctx context.Context, by actor.Actor, owner customer.ID) 
 		return Receipt{}, err
 	}
 	r.Statement = string(signed)
+	if by.Kind != actor.System {
+		// The trail is not a service's to read, and yet the proof of this one event is, once the vault has
+		// decided, and recorded, who gets the receipt.
+		by = actor.Actor{Kind: actor.System, ID: "vault", Request: by.Request}
+	}
 	r.Proof, err = v.trail.Prove(ctx, by, row.event)
 	return r, err
 }

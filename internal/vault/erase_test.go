@@ -99,7 +99,7 @@ func TestErase(t *testing.T) {
 			if err != nil {
 				t.Fatalf("receipt: %v", err)
 			}
-			want := map[string]int64{"records": 2, "index-entries": 2, "accounts": 1}
+			want := map[string]int64{"records": 2, "record-marks": 2, "index-entries": 2, "accounts": 1}
 			if s.Customer != ada.Customer() || s.Keys != 1 || !maps.Equal(s.Deleted, want) || s.Environment != "dev" ||
 				s.Installation != d.Installation() || !s.ErasedAt.Equal(h.clock.Now().Truncate(1000)) {
 				t.Errorf("the receipt says %+v", s)

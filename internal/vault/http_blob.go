@@ -11,6 +11,7 @@ import (
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 
 	"strongroom/internal/actor"
+	"strongroom/internal/customer"
 )
 
 // BlobPath is where blobs are. The listener must take bodies of MaxBlob bytes and of BlobType there.
@@ -34,12 +35,15 @@ type putBlobInput struct {
 	RecordPath
 	IfMatch     string `header:"If-Match" doc:"The ETag of the content to replace. Needed when the blob exists."`
 	IfNoneMatch string `header:"If-None-Match" doc:"*: only make a new blob."`
-
-	body io.Reader
+	BlobBody
 }
 
+// BlobBody is the body of a request that writes a blob. It is exported because huma looks only into
+// exported fields.
+type BlobBody struct{ body io.Reader }
+
 // Resolve takes hold of the body, which huma would read as a whole.
-func (in *putBlobInput) Resolve(ctx huma.Context) []error {
+func (in *BlobBody) Resolve(ctx huma.Context) []error {
 	r, w := humago.Unwrap(ctx)
 	in.body = &pacedReader{Reader: r.Body, control: http.NewResponseController(w), began: time.Now()}
 	return nil
@@ -96,7 +100,7 @@ func (v *Vault) registerBlobs(api huma.API) {
 		RequestBody: &huma.RequestBody{Required: true, Description: "The document, as it is.", Content: document},
 		Errors: append([]int{http.StatusBadRequest, http.StatusConflict, http.StatusPreconditionFailed, http.StatusRequestEntityTooLarge,
 			http.StatusUnsupportedMediaType, http.StatusPreconditionRequired}, common...),
-	}, v.putBlob)
+	}, v.receiveBlob)
 
 	huma.Register(api, huma.Operation{
 		OperationID: "get-blob", Method: http.MethodGet, Path: BlobPath + "{collection}/{key}", Tags: tags,
@@ -104,35 +108,44 @@ func (v *Vault) registerBlobs(api huma.API) {
 		Security: session, RejectUnknownQueryParameters: true,
 		Responses: map[string]*huma.Response{"200": {Description: "The document, as it was written.", Content: document}},
 		Errors:    append([]int{http.StatusUnprocessableEntity}, common...),
-	}, v.getBlob)
+	}, v.giveBlob)
 
 	huma.Register(api, huma.Operation{
 		OperationID: "delete-blob", Method: http.MethodDelete, Path: BlobPath + "{collection}/{key}", Tags: tags,
 		Summary:  "Delete a document",
 		Security: session, DefaultStatus: http.StatusNoContent, RejectUnknownQueryParameters: true,
 		Errors: append([]int{http.StatusBadRequest, http.StatusPreconditionFailed}, common...),
-	}, v.deleteBlob)
+	}, v.dropBlob)
 }
 
-func (v *Vault) putBlob(ctx context.Context, in *putBlobInput) (*blobOutput, error) {
+func (v *Vault) receiveBlob(ctx context.Context, in *putBlobInput) (*blobOutput, error) {
 	by := actor.From(ctx)
 	b, created, err := v.PutBlob(ctx, by, by.Customer(), in.ref(), in.body, Condition{in.IfMatch, in.IfNoneMatch})
 	if err != nil {
 		return nil, err
 	}
+	return answerBlob(b, created), nil
+}
+
+func answerBlob(b Blob, created bool) *blobOutput {
 	out := &blobOutput{Status: http.StatusOK, ETag: b.ETag, CacheControl: noStore, Body: BlobView{b.Collection, b.Key, b.Size, b.UpdatedAt}}
 	if created {
 		out.Status = http.StatusCreated
 	}
-	return out, nil
+	return out
 }
 
-func (v *Vault) getBlob(ctx context.Context, in *getBlobInput) (*huma.StreamResponse, error) {
+func (v *Vault) giveBlob(ctx context.Context, in *getBlobInput) (*huma.StreamResponse, error) {
 	by := actor.From(ctx)
 	b, err := v.OpenBlob(ctx, by, by.Customer(), in.ref(), in.Purpose)
 	if err != nil {
 		return nil, err
 	}
+	return v.send(ctx, by, by.Customer(), b), nil
+}
+
+// send streams a blob into an answer.
+func (v *Vault) send(ctx context.Context, by actor.Actor, owner customer.ID, b *BlobReader) *huma.StreamResponse {
 	return &huma.StreamResponse{Body: func(out huma.Context) {
 		defer b.Close()
 		_, w := humago.Unwrap(out)
@@ -147,12 +160,12 @@ func (v *Vault) getBlob(ctx context.Context, in *getBlobInput) (*huma.StreamResp
 			return
 		}
 		if ctx.Err() == nil {
-			v.log.ErrorContext(ctx, "a blob could not be sent to its end", "customer", by.Customer(), "blob", b.Collection+"/"+b.Key,
+			v.log.ErrorContext(ctx, "a blob could not be sent to its end", "customer", owner, "blob", b.Collection+"/"+b.Key,
 				"request", by.Request, "sent", n, "size", b.Size, "error", err)
 		}
 		// Break the connection, so that half a document is not taken for a whole.
 		panic(http.ErrAbortHandler)
-	}}, nil
+	}}
 }
 
 // pacedWriter moves the deadline of an answer on as it goes out.
@@ -170,7 +183,7 @@ func (p *pacedWriter) Write(b []byte) (int, error) {
 	return n, err
 }
 
-func (v *Vault) deleteBlob(ctx context.Context, in *deleteRecordInput) (*struct{}, error) {
+func (v *Vault) dropBlob(ctx context.Context, in *deleteRecordInput) (*struct{}, error) {
 	by := actor.From(ctx)
 	return nil, v.DeleteBlob(ctx, by, by.Customer(), in.ref(), Condition{IfMatch: in.IfMatch})
 }

@@ -90,6 +90,9 @@ type onceDeed struct {
 	request once.Request
 	answer  func() any // what to keep; nil keeps that it was done
 	given   *once.Answer
+	nobody  bool // the answer outlives the customer, and is kept under nobody's key
+	// again decides whether it may be done, for a deed that is only decided while it is done.
+	again func(owner customer.ID) *problem.Problem
 }
 
 func (o *onceDeed) do(ctx context.Context, d *deed, fn func(tx *db.Tx, e *audit.Event) error) error {
@@ -103,13 +106,28 @@ func (o *onceDeed) do(ctx context.Context, d *deed, fn func(tx *db.Tx, e *audit.
 		}
 		if given != nil {
 			event := d.Event
-			event.Customer = given.Customer
+			if !o.nobody {
+				event.Customer = given.Customer
+			}
+			if o.again != nil {
+				if p := o.again(given.Customer); p != nil {
+					return d.trail.Deny(ctx, d.by, event, p)
+				}
+			}
 			event.Reason += " replayed"
 			o.given = given
 			return d.trail.Do(ctx, d.by, event, func(tx *db.Tx, _ *audit.Event) error { return given.Unlock(ctx, tx) })
 		}
 		err = d.trail.Do(ctx, d.by, d.Event, func(tx *db.Tx, e *audit.Event) error {
-			if err := fn(tx, e); err != nil || e.Denied() {
+			if err := fn(tx, e); err != nil {
+				return err
+			}
+			if e.Denied() {
+				// The same request, which was faster, may be what stands in its way.
+				known, err := o.book.Known(ctx, tx, o.request)
+				if known {
+					err = once.ErrRaced
+				}
 				return err
 			}
 			var result any
@@ -121,7 +139,11 @@ func (o *onceDeed) do(ctx context.Context, d *deed, fn func(tx *db.Tx, e *audit.
 				return err
 			}
 			defer clear(kept)
-			return o.book.Keep(ctx, tx, o.request, e.Customer, kept)
+			about := e.Customer
+			if o.nobody {
+				about = ""
+			}
+			return o.book.Keep(ctx, tx, o.request, about, kept)
 		})
 		// Somebody was faster with the same key: by now there is an answer.
 		if tries == 2 || !problem.Is(err, once.Raced) {

@@ -192,6 +192,13 @@ type detokeniseInput struct {
 	}
 }
 
+type deleteTokenInput struct {
+	Change
+	Body struct {
+		Token string `json:"token" minLength:"1" maxLength:"64"`
+	}
+}
+
 type originalOutput struct {
 	CacheControl string `header:"Cache-Control"`
 	Body         struct {
@@ -244,6 +251,14 @@ func (s *Services) Register(api huma.API) {
 
 	huma.Register(api, operation("tokenise", http.MethodPost, "/v1/customers/{customer}/tokens", "Tokens", "Make a token for a value", http.StatusBadRequest, http.StatusConflict), s.tokenise)
 	huma.Register(api, operation("detokenise", http.MethodPost, "/v1/detokenise", "Tokens", "Learn what a token stands for", http.StatusBadRequest), s.detokenise)
+	forget := operation("delete-token", http.MethodPost, "/v1/tokens/delete", "Tokens", "Delete a token with its value", http.StatusBadRequest, http.StatusConflict)
+	forget.DefaultStatus = http.StatusNoContent
+	huma.Register(api, forget, func(ctx context.Context, in *deleteTokenInput) (*struct{}, error) {
+		return nil, s.DeleteToken(ctx, actor.From(ctx), in.access(), in.Body.Token)
+	})
+
+	s.registerErasure(api, operation)
+	s.registerBlobs(api, operation)
 }
 
 func (s *Services) createCustomer(ctx context.Context, in *createCustomerInput) (*customerOutput, error) {

@@ -51,10 +51,11 @@ func selectVersion(ctx context.Context, tx *db.Tx, owner customer.ID, ref Ref) (
 
 // selectRoom returns the version that a new record gets, and how many records there are already.
 func selectRoom(ctx context.Context, tx *db.Tx, owner customer.ID, collection string) (version int64, count int, err error) {
-	err = tx.QueryRow(ctx, `
-		SELECT COALESCE((SELECT version FROM record_mark WHERE customer_id = $1 AND collection = $2), 1),
-		       (SELECT COUNT(*) FROM record WHERE customer_id = $1 AND collection = $2)`,
+	err = tx.QueryRow(ctx, `SELECT version, records FROM record_mark WHERE customer_id = $1 AND collection = $2`,
 		string(owner), collection).Scan(&version, &count)
+	if errors.Is(err, sql.ErrNoRows) {
+		return 1, 0, nil
+	}
 	return version, count, err
 }
 
@@ -83,6 +84,13 @@ func insertRecord(ctx context.Context, tx *db.Tx, owner customer.ID, ref Ref, w 
 		INSERT INTO record (customer_id, collection, key, version, schema_version, sealed, indexed, made_at, updated_at, updated_day)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $8, $9)`,
 		string(owner), ref.Collection, ref.Key, w.version, w.schemaVersion, w.sealed, w.indexed, w.updatedAt, day(w.updatedAt))
+	if err != nil {
+		return err
+	}
+	_, err = tx.Exec(ctx, `
+		INSERT INTO record_mark (customer_id, collection, version, records) VALUES ($1, $2, 1, 1)
+		ON CONFLICT (customer_id, collection) DO UPDATE SET records = record_mark.records + 1`,
+		string(owner), ref.Collection)
 	return err
 }
 
@@ -110,11 +118,11 @@ func remove(ctx context.Context, tx *db.Tx, owner customer.ID, ref Ref, version 
 	if err := exactlyOne(n, err); err != nil {
 		return err
 	}
-	if _, err := tx.Exec(ctx, `
-		INSERT INTO record_mark (customer_id, collection, version) VALUES ($1, $2, $3)
-		ON CONFLICT (customer_id, collection) DO UPDATE SET version = excluded.version
-		WHERE record_mark.version < excluded.version`,
-		string(owner), ref.Collection, version+1); err != nil {
+	n, err = tx.Exec(ctx, `
+		UPDATE record_mark SET records = records - 1, version = CASE WHEN version < $3 THEN $3 ELSE version END
+		WHERE customer_id = $1 AND collection = $2`,
+		string(owner), ref.Collection, version+1)
+	if err := exactlyOne(n, err); err != nil {
 		return err
 	}
 	if err := deleteVersions(ctx, tx, owner, ref); err != nil {

@@ -25,6 +25,7 @@ import (
 const (
 	ActionTokenCreate = "vault.token.create"
 	ActionTokenReveal = "vault.token.reveal"
+	ActionTokenDelete = "vault.token.delete"
 )
 
 // The kinds of token.
@@ -145,41 +146,14 @@ func (s *Services) Tokenise(ctx context.Context, by actor.Actor, a Access, owner
 // Detokenise returns what a token stands for. The purpose must be the one that the token was made for.
 func (s *Services) Detokenise(ctx context.Context, by actor.Actor, a Access, token string) (Original, error) {
 	d := s.begin(by, a, ask{action: ActionTokenReveal})
-	kind := TokenText
-	if digits(token) {
-		kind = TokenCard
-	}
+	kind := kindOf(token)
 	d.Resource = "token " + kind
 	var ring *seal.Ring
 	var row tokenRow
-	err := d.do(ctx, func(tx *db.Tx, e *audit.Event) error {
-		found := false
-		for _, b := range s.keys.BlindIndexes("token", []byte(token)) {
-			var err error
-			if row, found, err = selectToken(ctx, tx, b); err != nil {
-				return err
-			}
-			if found {
-				break
-			}
+	err := d.do(ctx, func(tx *db.Tx, e *audit.Event) (err error) {
+		if row, err = s.findToken(ctx, tx, e, by, policy.TokenReveal, a.Purpose, token); err != nil || e.Denied() {
+			return err
 		}
-		q := policy.Question{By: by, Action: policy.TokenReveal, Resource: policy.TokenKind(kind), Purpose: a.Purpose}
-		if found {
-			q.Resource, q.Customer, e.Customer = policy.TokenKind(row.kind), row.customer, row.customer
-		}
-		if p := s.policy.Decide(q); p != nil {
-			e.Deny(p)
-			return nil
-		}
-		if !found {
-			e.Deny(problem.New(problem.NotFound, "token-not-found", "There is no such token."))
-			return nil
-		}
-		if row.purpose != a.Purpose {
-			e.Deny(problem.New(problem.Unprocessable, "purpose-not-allowed", "The token was made for another purpose."))
-			return nil
-		}
-		var err error
 		ring, err = s.keys.Customer(ctx, tx, row.customer)
 		return err
 	})
@@ -195,6 +169,65 @@ func (s *Services) Detokenise(ctx context.Context, by actor.Actor, a Access, tok
 		return Original{}, d.damaged(ctx, Ref{"token", kind}, err)
 	}
 	return Original{content.Value, row.kind, row.customer}, nil
+}
+
+// kindOf returns the kind that a token has by its looks.
+func kindOf(token string) string {
+	if digits(token) {
+		return TokenCard
+	}
+	return TokenText
+}
+
+// findToken finds a token and decides, now that it is known whose it is, whether it may be worked with.
+func (s *Services) findToken(ctx context.Context, tx *db.Tx, e *audit.Event, by actor.Actor, permit, purpose, token string) (row tokenRow, err error) {
+	found := false
+	for _, b := range s.keys.BlindIndexes("token", []byte(token)) {
+		if row, found, err = selectToken(ctx, tx, b); err != nil {
+			return row, err
+		}
+		if found {
+			break
+		}
+	}
+	q := policy.Question{By: by, Action: permit, Resource: policy.TokenKind(kindOf(token)), Purpose: purpose}
+	if found {
+		q.Resource, q.Customer, e.Customer = policy.TokenKind(row.kind), row.customer, row.customer
+	}
+	switch p := s.policy.Decide(q); {
+	case p != nil:
+		e.Deny(p)
+	case !found:
+		e.Deny(problem.New(problem.NotFound, "token-not-found", "There is no such token."))
+	case row.purpose != purpose:
+		e.Deny(problem.New(problem.Unprocessable, "purpose-not-allowed", "The token was made for another purpose."))
+	}
+	return row, nil
+}
+
+// DeleteToken deletes a token with the value that it stands for: from then on nobody learns it. The purpose
+// must be the one that the token was made for. The same value may get another token later.
+func (s *Services) DeleteToken(ctx context.Context, by actor.Actor, a Access, token string) error {
+	d := s.begin(by, a, ask{action: ActionTokenDelete, asked: []string{token}})
+	kind := kindOf(token)
+	d.Resource = "token " + kind
+	if d.once != nil {
+		d.once.again = func(owner customer.ID) *problem.Problem {
+			return s.policy.Decide(policy.Question{By: by, Action: policy.TokenDelete, Resource: policy.TokenKind(kind), Purpose: a.Purpose, Customer: owner})
+		}
+	}
+	return d.do(ctx, func(tx *db.Tx, e *audit.Event) error {
+		row, err := s.findToken(ctx, tx, e, by, policy.TokenDelete, a.Purpose, token)
+		if err != nil || e.Denied() {
+			return err
+		}
+		// Of a customer whose keys are gone there is nothing left to delete, and the answer says so.
+		if _, err := s.keys.Customer(ctx, tx, row.customer); err != nil {
+			return err
+		}
+		n, err := tx.Exec(ctx, `DELETE FROM token WHERE key_version = $1 AND blind = $2`, row.blind.Version, row.blind.Value)
+		return exactlyOne(n, err)
+	})
 }
 
 func tokenPlace(owner customer.ID, kind, purpose string) seal.Place {
@@ -262,6 +295,7 @@ type tokenRow struct {
 	customer      customer.ID
 	kind, purpose string
 	sealed        []byte
+	blind         keyring.Blind
 }
 
 func selectToken(ctx context.Context, tx *db.Tx, b keyring.Blind) (r tokenRow, found bool, err error) {
@@ -270,6 +304,7 @@ func selectToken(ctx context.Context, tx *db.Tx, b keyring.Blind) (r tokenRow, f
 	if errors.Is(err, sql.ErrNoRows) {
 		return tokenRow{}, false, nil
 	}
+	r.blind = b
 	return r, err == nil, err
 }
 
