@@ -347,6 +347,9 @@ func (v *Vault) OpenBlob(ctx context.Context, by actor.Actor, owner customer.ID,
 				e.Deny(errNoBlob)
 			}
 		}
+		if err == nil {
+			ring, err = v.keys.Holding(ctx, tx, owner, ring, row.sealed)
+		}
 		return err
 	})
 	if err != nil {
