@@ -198,7 +198,7 @@ func (k *Keyring) compromiseCustomer(ctx context.Context, tx *db.Tx, by actor.Ac
 		_, err = k.renew(ctx, tx, by, c, compromised)
 		return err
 	}
-	return exposeDataKey(ctx, tx, c, version, clock.Micros(k.clock.Now()))
+	return exposeDataKey(ctx, tx, c, version)
 }
 
 // compromiseBatch is how many versions one transaction of CompromiseCustomersBefore marks.

@@ -15,23 +15,24 @@ const (
 	waitsFirst // the version is compromised
 )
 
-// stopDataKey has the active version seal no more.
+// stopDataKey has the active version seal no more. What it sealed is looked for at once, whatever the
+// clocks of the processes say.
 func stopDataKey(ctx context.Context, tx *db.Tx, c customer.ID, version uint32, becomes string, now int64) error {
 	reseal := waits
 	if becomes == compromised {
 		reseal = waitsFirst
 	}
 	_, err := tx.Exec(ctx, `
-		UPDATE data_key SET state = $1, stopped_at = $2, reseal = $3, reseal_at = $2
+		UPDATE data_key SET state = $1, stopped_at = $2, reseal = $3, reseal_at = 0
 		WHERE customer_id = $4 AND version = $5`, becomes, now, reseal, c, version)
 	return err
 }
 
 // exposeDataKey marks a version that seals no more compromised.
-func exposeDataKey(ctx context.Context, tx *db.Tx, c customer.ID, version uint32, now int64) error {
+func exposeDataKey(ctx context.Context, tx *db.Tx, c customer.ID, version uint32) error {
 	_, err := tx.Exec(ctx, `
-		UPDATE data_key SET state = 'compromised', reseal = $1, reseal_at = $2
-		WHERE customer_id = $3 AND version = $4`, waitsFirst, now, c, version)
+		UPDATE data_key SET state = 'compromised', reseal = $1, reseal_at = 0
+		WHERE customer_id = $2 AND version = $3`, waitsFirst, c, version)
 	return err
 }
 
