@@ -67,7 +67,7 @@ func compromiseCustomers(cmd *cobra.Command, s *settings, args []string, before 
 		return printJSON(cmd.OutOrStdout(), map[string]int64{"versions": n})
 	}
 	_, err = fmt.Fprintf(cmd.OutOrStdout(), "✓ %d versions of customers' data keys are marked compromised and seal no more; "+
-		"a running server seals anew what they sealed, before everything else\n", n)
+		"what they sealed is sealed anew, before everything else\n", n)
 	return err
 }
 

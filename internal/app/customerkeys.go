@@ -64,7 +64,13 @@ func (o operator) customerKey(ctx context.Context, c customer.ID) (CustomerKey, 
 
 func (o operator) CompromiseCustomers(ctx context.Context, before time.Time) (int64, error) {
 	n, err := o.house.Ring.CompromiseCustomersBefore(ctx, o.by, before)
-	o.house.Jobs.Wake(keyring.JobReseal)
+	if !o.alone {
+		o.house.Jobs.Wake(keyring.JobReseal)
+		return n, err
+	}
+	for did := (keyring.Resealed{Customers: 1}); err == nil && did.Customers > 0; {
+		did, err = o.house.Ring.Reseal(ctx, 250, true)
+	}
 	return n, err
 }
 

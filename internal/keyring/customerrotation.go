@@ -212,6 +212,7 @@ func (k *Keyring) CompromiseCustomersBefore(ctx context.Context, by actor.Actor,
 		return 0, problem.New(problem.Unprocessable, "time-in-future", "Name a time that has passed.")
 	}
 	var cursor customerRow
+	var told time.Time
 	for {
 		var batch []customerRow
 		err := k.db.View(ctx, func(tx *db.Tx) (err error) {
@@ -221,19 +222,28 @@ func (k *Keyring) CompromiseCustomersBefore(ctx context.Context, by actor.Actor,
 		if err != nil || len(batch) == 0 && n == 0 {
 			return n, err
 		}
+		// The other processes hear of it as soon as they listen.
+		last := len(batch) < compromiseBatch
+		tell := last || time.Since(told) > reloadEvery
 		err = k.db.Update(ctx, func(tx *db.Tx) error {
 			for _, r := range batch {
 				if err := k.compromiseCustomer(ctx, tx, by, r.customer, r.version); err != nil && !problem.Is(err, errErased.Slug()) && !problem.Is(err, errUnknown.Slug()) {
 					return err
 				}
 			}
+			if !tell {
+				return nil
+			}
 			return raiseGeneration(ctx, tx)
 		})
 		if err != nil {
 			return n, err
 		}
+		if tell {
+			told = time.Now()
+		}
 		n += int64(len(batch))
-		if len(batch) < compromiseBatch {
+		if last {
 			k.log.WarnContext(ctx, "customers' data keys were marked compromised; what they sealed is sealed anew", "keys", n, "made_before", before)
 			k.tell(ctx)
 			return n, k.Reload(ctx)
