@@ -33,9 +33,13 @@ func BenchmarkReseal(b *testing.B) {
 				all = append(all, p.person(b))
 			}
 			var filling sync.WaitGroup
-			for worker := range 64 {
+			callers := 64
+			if engine == db.PostgreSQL {
+				callers = 4 // more would be in each other's way
+			}
+			for worker := range callers {
 				filling.Go(func() {
-					for i := worker; i < people; i += 64 {
+					for i := worker; i < people; i += callers {
 						for n := range each {
 							p.put(b, all[i], vault.Ref{Collection: "bulk", Key: fmt.Sprint(n)}, benchRecord, vault.Condition{})
 						}
@@ -68,7 +72,7 @@ func BenchmarkReseal(b *testing.B) {
 				}
 				ring.Seal(where, plain)
 			}
-			b.ReportMetric(people*each/time.Since(began).Seconds(), "cipher-values/s")
+			cipher := people * each / time.Since(began).Seconds()
 
 			for b.Loop() {
 				renew()
@@ -87,6 +91,7 @@ func BenchmarkReseal(b *testing.B) {
 				if values != people*each {
 					b.Fatalf("%d values were sealed anew", values)
 				}
+				b.ReportMetric(cipher, "cipher-values/s")
 				b.ReportMetric(float64(values)/time.Since(began).Seconds(), "values/s")
 				b.ReportMetric(float64((processTime()-cpu).Microseconds())/float64(values), "cpu-µs/value")
 
