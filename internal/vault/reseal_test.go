@@ -34,10 +34,10 @@ type process struct {
 	book     *once.Book
 	clock    *clock.Manual
 	findings *findings
-	keyEvents
-}
 
-type keyEvents struct{ all *[]string }
+	mu  sync.Mutex
+	all []string // events of the keyring
+}
 
 // findings remembers what is wrong.
 type findings struct {
@@ -75,20 +75,19 @@ func (f *findings) list() (all []string) {
 func (h *house) server(t testing.TB, o keyring.Options) *process {
 	t.Helper()
 	other := *h
-	p := &process{house: &other, findings: &findings{open: make(map[string]string)}, keyEvents: keyEvents{new([]string)}}
-	var mu sync.Mutex
+	p := &process{house: &other, findings: &findings{open: make(map[string]string)}}
 	o.DB, o.Root, o.Create, o.Findings = h.db, h.root, true, p.findings
 	if o.Clock == nil {
 		p.clock = clock.NewManual(time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC))
 		o.Clock = p.clock
 	}
 	o.Record = func(_ context.Context, _ *db.Tx, _ actor.Actor, c customer.ID, action, resource string) error {
-		mu.Lock()
-		defer mu.Unlock()
+		p.mu.Lock()
+		defer p.mu.Unlock()
 		if c != "" {
 			resource = strings.ReplaceAll(resource, string(c), "C")
 		}
-		*p.all = append(*p.all, action+" "+resource)
+		p.all = append(p.all, action+" "+resource)
 		return nil
 	}
 	var err error
@@ -301,15 +300,17 @@ func TestReseal(t *testing.T) {
 			t.Errorf("the versions: %s", got)
 		}
 		if want := []string{"keyring.customer-key.create customer key C/1", "keyring.customer-key.create customer key C/2"}; !slices.Equal(p.keyEventsOf("customer-key"), want) {
-			t.Errorf("events %q", *p.all)
+			t.Errorf("events %q", p.keyEventsOf(""))
 		}
 	})
 }
 
-// keyEventsOf returns the events about c's keys, those of making people left out.
+// keyEventsOf returns the different events of the keyring in which kind occurs.
 func (p *process) keyEventsOf(kind string) (out []string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	seen := map[string]bool{}
-	for _, e := range *p.all {
+	for _, e := range p.all {
 		if strings.Contains(e, kind) && !seen[e] {
 			seen[e] = true
 			out = append(out, e)
@@ -524,7 +525,7 @@ func TestCompromisedCustomerKey(t *testing.T) {
 			t.Errorf("findings %q", a.findings.list())
 		}
 		if want := []string{"keyring.customer-key.compromise customer key C/1"}; !slices.Equal(a.keyEventsOf("compromise"), want) {
-			t.Errorf("events %q", *a.all)
+			t.Errorf("events %q", a.keyEventsOf(""))
 		}
 		// Neither process seals with it again: the other one learns it with its next look at the keys.
 		if err := b.keys.Reload(ctx); err != nil {
