@@ -20,23 +20,33 @@ func newKeysRotate() *cobra.Command {
 	var s settings
 	var watch, status, pause, resume, asJSON bool
 	cmd := &cobra.Command{
-		Use:   "rotate [KEY]",
+		Use:   "rotate [KEY | customer CUSTOMER | customers]",
 		Short: "Give a key a new version, while everything goes on",
 		Long: `Makes a new version of a key, waits until every server holds it, and has it seal from then on. KEY is kek,
 the key-encryption key, or a service key: ` + strings.Join(keyring.Rotatable()[1:], ", ") + `.
 
 After that all keys are wrapped anew that the old key-encryption key wraps; it stays, retired, until
-"strongroom keys destroy kek VERSION". The old version of a service key stays for what it made. A running
-server does the work, and goes on after a restart where it was; without a server this command does it.`,
+"strongroom keys destroy kek VERSION". The old version of a service key stays for what it made.
+
+"customer CUSTOMER" gives one customer a new version of their data key, and "customers" gives one to each. What
+older versions sealed is sealed anew, customer by customer; they stay for the events of the trail.
+
+A running server does the work, and goes on after a restart where it was; without a server this command does it.`,
 		Example: `  strongroom keys rotate kek --watch
+  strongroom keys rotate customers --watch
   strongroom keys rotate --status
   strongroom keys rotate --pause`,
-		Args:      cobra.MaximumNArgs(1),
-		ValidArgs: keyring.Rotatable(),
+		Args:      cobra.MaximumNArgs(2),
+		ValidArgs: append(keyring.Rotatable(), oneCustomer, keyring.AllCustomers),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 && args[0] == oneCustomer && !status && !pause && !resume {
+				return rotateCustomer(cmd, &s, args, asJSON)
+			}
 			switch {
-			case len(args) == 1 && !slices.Contains(keyring.Rotatable(), args[0]):
-				return fmt.Errorf("%q is no key that can be rotated: name one of %s", args[0], strings.Join(keyring.Rotatable(), ", "))
+			case len(args) == 2:
+				return fmt.Errorf("%q is too much: name one key", args[1])
+			case len(args) == 1 && args[0] != keyring.AllCustomers && !slices.Contains(keyring.Rotatable(), args[0]):
+				return fmt.Errorf("%q is no key that can be rotated: name one of %s, customer CUSTOMER, customers", args[0], strings.Join(keyring.Rotatable(), ", "))
 			case len(args) == 0 && !status && !pause && !resume:
 				return errors.New("say what to rotate: strongroom keys rotate kek; or look at a rotation with --status")
 			case len(args) == 1 && (status || pause || resume):
@@ -63,7 +73,7 @@ server does the work, and goes on after a restart where it was; without a server
 				return err
 			}
 			if len(args) == 1 || resume || status && watch {
-				return follow(cmd, o, watch, asJSON)
+				return follow(cmd, o, watch, asJSON, progressUnit(r))
 			}
 			return printRotation(cmd.OutOrStdout(), r, asJSON)
 		},
@@ -82,11 +92,15 @@ server does the work, and goes on after a restart where it was; without a server
 func newKeysCompromised() *cobra.Command {
 	var s settings
 	var watch, asJSON bool
+	var before string
 	cmd := &cobra.Command{
-		Use:   "compromised kek VERSION",
+		Use:   "compromised {kek VERSION | customer CUSTOMER VERSION | customers --before TIME}",
 		Short: "Say that somebody knows a key version: it never seals again, and what it wraps is wrapped anew at once",
-		Args:  cobra.ExactArgs(2),
+		Args:  cobra.RangeArgs(1, 3),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if args[0] == oneCustomer || args[0] == keyring.AllCustomers {
+				return compromiseCustomers(cmd, &s, args, before, asJSON)
+			}
 			version, err := keyVersion(args)
 			if err != nil {
 				return err
@@ -104,11 +118,12 @@ func newKeysCompromised() *cobra.Command {
 			if r.ID == "" || !r.Ended.IsZero() {
 				return nil // nothing had to be wrapped anew
 			}
-			return follow(cmd, o, watch, asJSON)
+			return follow(cmd, o, watch, asJSON, "keys")
 		},
 	}
 	s.place(cmd)
 	cmd.Flags().BoolVar(&watch, "watch", false, "follow the rotation to its end: done, rate, time left")
+	cmd.Flags().StringVar(&before, "before", "", "with customers: all versions that were made before this time (RFC 3339)")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
 }
@@ -116,10 +131,13 @@ func newKeysCompromised() *cobra.Command {
 func newKeysDestroy() *cobra.Command {
 	var s settings
 	cmd := &cobra.Command{
-		Use:   "destroy kek VERSION",
+		Use:   "destroy {kek VERSION | customer CUSTOMER VERSION}",
 		Short: "Destroy a key version that nothing needs any more; refused as long as something does",
-		Args:  cobra.ExactArgs(2),
+		Args:  cobra.RangeArgs(2, 3),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if args[0] == oneCustomer {
+				return destroyCustomerKey(cmd, &s, args)
+			}
 			version, err := keyVersion(args)
 			if err != nil {
 				return err
@@ -142,8 +160,8 @@ func newKeysDestroy() *cobra.Command {
 
 // keyVersion reads "kek 2".
 func keyVersion(args []string) (uint32, error) {
-	if args[0] != "kek" {
-		return 0, fmt.Errorf("%q is no key that this can be done to: name kek", args[0])
+	if args[0] != "kek" || len(args) != 2 {
+		return 0, fmt.Errorf("%q is no key that this can be done to: name kek VERSION or customer CUSTOMER VERSION", strings.Join(args, " "))
 	}
 	version, err := strconv.ParseUint(args[1], 10, 32)
 	if err != nil || version == 0 {
@@ -153,9 +171,9 @@ func keyVersion(args []string) (uint32, error) {
 }
 
 // follow waits for the rotation as long as somebody watches or nobody else does the work.
-func follow(cmd *cobra.Command, o app.Operator, watch, asJSON bool) error {
+func follow(cmd *cobra.Command, o app.Operator, watch, asJSON bool, unit string) error {
 	said := ""
-	bar := newProgress(os.Stderr, "keys")
+	bar := newProgress(os.Stderr, unit)
 	r, err := o.AwaitRotation(cmd.Context(), watch, func(r keyring.Rotation) {
 		if phase := phaseLine(r); phase != said && !asJSON && r.Ended.IsZero() {
 			bar.clear()
@@ -184,6 +202,9 @@ func keyName(r keyring.Rotation) string {
 }
 
 func phaseLine(r keyring.Rotation) string {
+	if isCustomers(r) {
+		return customersPhase(r)
+	}
 	name := keyName(r)
 	switch r.Phase {
 	case keyring.PhasePublished:
@@ -198,6 +219,9 @@ func phaseLine(r keyring.Rotation) string {
 func printRotation(w io.Writer, r keyring.Rotation, asJSON bool) error {
 	if asJSON {
 		return printJSON(w, r)
+	}
+	if isCustomers(r) {
+		return printCustomers(w, r)
 	}
 	name := keyName(r)
 	var err error

@@ -36,6 +36,7 @@ type Operator interface {
 	Findings(ctx context.Context, all bool) ([]finding.Finding, error)
 	VaultOperator
 	KeyOperator
+	CustomerKeyOperator
 	// Close lets go of the installation.
 	Close() error
 }
@@ -75,6 +76,7 @@ func serveControl(house *House, data string, log *slog.Logger) (*control, error)
 	mux.HandleFunc("POST /findings", c.findings)
 	c.vaultRoutes(mux)
 	mux.HandleFunc("POST /rotation", c.rotation)
+	c.customerKeyRoutes(mux)
 	c.server = &http.Server{
 		Handler:           mux,
 		ReadHeaderTimeout: 5 * time.Second,

@@ -126,6 +126,7 @@ func (h *House) openTrail(ctx context.Context, by actor.Actor, holder string, cr
 	h.Ring, err = keyring.Open(ctx, by, keyring.Options{
 		DB: h.DB, Root: h.root, Create: create, Connect: connect, Clock: clock.System, Log: h.log, Metrics: h.Metrics,
 		KEKEvery: h.Config.Keys.KEKEvery, ServiceEvery: h.Config.Keys.ServiceEvery, Rate: h.Config.Keys.RotationRate,
+		CustomerEvery: h.Config.Keys.CustomerEvery,
 	})
 	return err
 }

@@ -13,7 +13,7 @@ import (
 
 // KeyOperator is what the command line may ask about the life of keys.
 type KeyOperator interface {
-	// Rotate begins a rotation of a key: "kek", or a service key.
+	// Rotate begins a rotation of a key: "kek", a service key, or all "customers".
 	Rotate(ctx context.Context, key string) (keyring.Rotation, error)
 	// CompromiseKEK marks a version as known to somebody else, and begins what follows from it.
 	CompromiseKEK(ctx context.Context, version uint32) (keyring.Rotation, error)
@@ -29,6 +29,11 @@ type KeyOperator interface {
 }
 
 func (o operator) Rotate(ctx context.Context, key string) (keyring.Rotation, error) {
+	if key == keyring.AllCustomers {
+		r, err := o.house.Ring.RotateCustomers(ctx, o.by)
+		o.house.Jobs.Wake(keyring.JobReseal)
+		return r, err
+	}
 	r, err := o.house.Ring.Rotate(ctx, o.by, key)
 	o.house.Jobs.Wake(keyring.JobRotation)
 	return r, err
@@ -54,6 +59,7 @@ func (o operator) PauseRotation(ctx context.Context, paused bool) (keyring.Rotat
 	}
 	r, err := o.house.Ring.ResumeRotation(ctx, o.by)
 	o.house.Jobs.Wake(keyring.JobRotation)
+	o.house.Jobs.Wake(keyring.JobReseal)
 	return r, err
 }
 
@@ -65,6 +71,7 @@ func (o operator) AwaitRotation(ctx context.Context, _ bool, progress func(keyri
 	o.house.Jobs.Add(o.house.Trail.Job()) // the old signing key signs for the new one
 	o.house.Jobs.Start(ctx)
 	o.house.Jobs.Wake(keyring.JobRotation)
+	o.house.Jobs.Wake(keyring.JobReseal)
 	r, err := await(ctx, o, progress)
 	ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
 	defer cancel()

@@ -11,6 +11,7 @@ import (
 	"strongroom/internal/customer"
 	"strongroom/internal/edge"
 	"strongroom/internal/identity"
+	"strongroom/internal/once"
 	"strongroom/internal/vault"
 )
 
@@ -44,6 +45,7 @@ func (h *House) openVault() (err error) {
 	if err != nil {
 		return fmt.Errorf("collections: %w", err)
 	}
+	h.Ring.Connect(h.Trail, h.Vault, identity.Resealer{}, once.New(h.DB, h.Ring, clock.System))
 	return nil
 }
 

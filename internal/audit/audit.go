@@ -96,6 +96,8 @@ type Keys interface {
 	// Customer returns the data key of c. It fails with the problem "customer-erased" when the key was
 	// destroyed and with "customer-not-found" when there never was one.
 	Customer(ctx context.Context, tx *db.Tx, c customer.ID) (*seal.Ring, error)
+	// Holding returns ring, the key of c, or a newer one when ring does not open one of the values.
+	Holding(ctx context.Context, tx *db.Tx, c customer.ID, ring *seal.Ring, values ...[]byte) (*seal.Ring, error)
 	// Service returns the sealing key called "event".
 	Service(name string) *seal.Ring
 	// MAC returns a MAC of the parts under the newest version of the key called "event-mac".

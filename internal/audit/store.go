@@ -7,7 +7,9 @@ import (
 	"strconv"
 	"strings"
 
+	"strongroom/internal/customer"
 	"strongroom/internal/db"
+	"strongroom/internal/keyring/seal"
 )
 
 func insertEvent(ctx context.Context, tx *db.Tx, r *row) error {
@@ -368,4 +370,15 @@ func moveToLog(ctx context.Context, tx *db.Tx, first int64, events []placed) (bo
 		}
 	}
 	return true, nil
+}
+
+// NeedsKey reports whether the personal part of an event of c is sealed under the version of their data
+// key. It walks through the trail.
+func (t *Trail) NeedsKey(ctx context.Context, tx *db.Tx, c customer.ID, version uint32) (bool, error) {
+	var n int64
+	err := tx.QueryRow(ctx, `
+		SELECT COUNT(*) FROM (
+			SELECT 1 FROM event WHERE customer_id = $1 AND sealed_under = $2 AND substr(sealed, 1, 5) = $3 LIMIT 1) AS one`,
+		string(c), underCustomer, seal.Header(version)).Scan(&n)
+	return n > 0, err
 }

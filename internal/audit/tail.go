@@ -178,6 +178,7 @@ type rings map[string]ringState
 type ringState struct {
 	ring  *seal.Ring
 	state keyState
+	newer bool // the ring was asked for again
 }
 
 // opener returns the key for the personal part of a row that has one.
@@ -188,14 +189,23 @@ func (t *Trail) opener(ctx context.Context, tx *db.Tx, r *row, known rings) (*se
 	if r.sealedUnder != underCustomer {
 		return nil, keyMissing, nil
 	}
-	if k, ok := known[r.customer]; ok {
+	k, ok := known[r.customer]
+	var err error
+	switch version, form := seal.KeyVersion(r.sealed); {
+	case !ok:
+		k.ring, err = t.keys.Customer(ctx, tx, customer.ID(r.customer))
+		if err != nil || form != nil || k.ring.Holds(version) {
+			break
+		}
+		fallthrough
+	case k.ring != nil && !k.newer && form == nil && !k.ring.Holds(version):
+		k.newer = true
+		k.ring, err = t.keys.Holding(ctx, tx, customer.ID(r.customer), k.ring, r.sealed)
+	default:
 		return k.ring, k.state, nil
 	}
-	var k ringState
-	ring, err := t.keys.Customer(ctx, tx, customer.ID(r.customer))
 	switch {
 	case err == nil:
-		k.ring = ring
 	case problem.Is(err, "customer-erased"):
 		k.state = keyErased
 	case problem.Is(err, "customer-not-found"):
@@ -204,6 +214,9 @@ func (t *Trail) opener(ctx context.Context, tx *db.Tx, r *row, known rings) (*se
 		return nil, keyMissing, err
 	default:
 		k.state = keyMissing // its row was altered
+	}
+	if err != nil {
+		k.ring = nil
 	}
 	known[r.customer] = k
 	return k.ring, k.state, nil

@@ -85,7 +85,9 @@ type Keys struct {
 	// ServiceEvery is the age at which service keys are rotated, those that can be; 0 means only when
 	// asked.
 	ServiceEvery time.Duration `yaml:"service_every"`
-	// RotationRate bounds how many keys a second a rotation wraps anew.
+	// CustomerEvery is the age at which a customer's data key is rotated; 0 means only when asked.
+	CustomerEvery time.Duration `yaml:"customer_every"`
+	// RotationRate bounds how many keys a second a rotation wraps anew, and how many values it seals anew.
 	RotationRate int `yaml:"rotation_rate"`
 }
 

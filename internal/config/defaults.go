@@ -20,7 +20,7 @@ func Default() Config {
 	return Config{
 		Environment: Live,
 		RootKey:     RootKey{File: "root.key", Passphrase: Secret{Env: "STRONGROOM_PASSPHRASE"}},
-		Keys:        Keys{KEKEvery: 90 * 24 * time.Hour, ServiceEvery: 365 * 24 * time.Hour, RotationRate: 5_000},
+		Keys:        Keys{KEKEvery: 90 * 24 * time.Hour, ServiceEvery: 365 * 24 * time.Hour, CustomerEvery: 365 * 24 * time.Hour, RotationRate: 5_000},
 		Listeners: Listeners{
 			App:     listener("127.0.0.1:8443"),
 			Service: listener("127.0.0.1:8444"),

@@ -143,6 +143,7 @@ func (v *validator) keys(k Keys) {
 	}
 	every("keys.kek_every", k.KEKEvery, year, "a year")
 	every("keys.service_every", k.ServiceEvery, 5*year, "five years")
+	every("keys.customer_every", k.CustomerEvery, 5*year, "five years")
 	v.between("keys.rotation_rate", k.RotationRate, 10, 1_000_000)
 }
 

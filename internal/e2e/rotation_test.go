@@ -47,6 +47,11 @@ func TestRotateUnderLoad(t *testing.T) {
 		if r := must(t, "keys", "compromised", "kek", "3", "--watch", "--data", data); !strings.Contains(r.stdout, "✓ KEK 4: ") {
 			t.Errorf("%v", r)
 		}
+		for range 2 {
+			if r := must(t, "keys", "rotate", "customers", "--watch", "--data", data); !strings.Contains(r.stdout, "customers have a new version of their data key, their values sealed anew") {
+				t.Errorf("%v", r)
+			}
+		}
 		playing.Wait()
 		if demo.code != 0 || strings.Contains(demo.stdout, "✗") {
 			t.Errorf("a request failed while keys were rotated: %v\n%s", demo, s.log)
@@ -111,6 +116,15 @@ func TestKillDuringRotation(t *testing.T) {
 			t.Errorf("%+v: keys were wrapped twice, or not at all", now)
 		}
 		must(t, "keys", "destroy", "kek", "1", "--data", data)
+		now = rotation{}
+		must(t, "keys", "rotate", "customers", "--data", data)
+		progress("resealing")
+		s.kill()
+		s = again()
+		progress("done")
+		if now.Failed != 0 || now.Done != len(people) {
+			t.Errorf("%+v: customers were renewed twice, or not at all", now)
+		}
 		s.kill()
 		s = again()
 		for _, p := range people {

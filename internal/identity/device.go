@@ -25,6 +25,9 @@ func (i *Identity) deviceName(ctx context.Context, tx *db.Tx, d deviceRow) (stri
 	if err != nil {
 		return "", err
 	}
+	if ring, err = i.Keys.Holding(ctx, tx, d.customer, ring, d.name); err != nil {
+		return "", err
+	}
 	name, err := ring.Open(place("device", d.customer, d.id), d.name)
 	return string(name), err
 }

@@ -104,6 +104,9 @@ func (i *Identity) accountOf(ctx context.Context, tx *db.Tx, c customer.ID) (ind
 	if err != nil {
 		return nil, "", false, err
 	}
+	if ring, err = i.Keys.Holding(ctx, tx, c, ring, sealed); err != nil {
+		return nil, "", false, err
+	}
 	plain, err := ring.Open(place("account", c, "phone"), sealed)
 	if err != nil {
 		return index, "", true, nil

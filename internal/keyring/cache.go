@@ -26,12 +26,14 @@ type cache struct {
 	entries map[customer.ID]*list.Element
 	order   *list.List // latest used first
 	swept   time.Time
+	marks   uint64
 }
 
 type entry struct {
 	customer customer.ID
 	ring     *seal.Ring // nil: nothing may be kept for this customer until the lease ends
 	until    time.Time
+	mark     uint64 // of the forget that made it
 }
 
 func newCache(size int, lease time.Duration, c clock.Clock, metrics prometheus.Registerer) (*cache, error) {
@@ -78,28 +80,64 @@ func (c *cache) get(id customer.ID) *seal.Ring {
 	return ring
 }
 
-// put keeps the ring for a lease, unless the customer was just forgotten.
-func (c *cache) put(id customer.ID, ring *seal.Ring) { c.set(id, ring, false) }
-
-// forget drops what is kept for id, and has put ignored for a lease: a transaction that began before
-// the key was destroyed may still be about to put it back.
-func (c *cache) forget(id customer.ID) { c.set(id, nil, true) }
-
-func (c *cache) set(id customer.ID, ring *seal.Ring, always bool) {
+// put keeps the ring for a lease, unless the customer was just forgotten or a ring is there that has a
+// newer version: a transaction that began before a rotation may end after it.
+func (c *cache) put(id customer.ID, ring *seal.Ring) {
 	now := c.clock.Now()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.sweep(now)
 	if element := c.entries[id]; element != nil {
 		e := element.Value.(*entry)
-		if !always && e.ring == nil && e.until.After(now) {
+		if e.until.After(now) && (e.ring == nil || e.ring.Version() > ring.Version()) {
 			return
 		}
-		e.ring, e.until = ring, now.Add(c.lease)
+	}
+	c.set(entry{id, ring, now.Add(c.lease), 0})
+}
+
+// replace keeps the ring of a customer who was forgotten with that mark, and not again since.
+func (c *cache) replace(id customer.ID, ring *seal.Ring, mark uint64) {
+	now := c.clock.Now()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if element := c.entries[id]; element != nil && element.Value.(*entry).mark == mark {
+		c.set(entry{id, ring, now.Add(c.lease), 0})
+	}
+}
+
+// clear drops all rings; who was forgotten stays so.
+func (c *cache) clear() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for element := c.order.Front(); element != nil; {
+		next := element.Next()
+		if element.Value.(*entry).ring != nil {
+			c.remove(element)
+		}
+		element = next
+	}
+}
+
+// forget drops what is kept for id, and has put ignored for a lease: a transaction that began before
+// the key was destroyed or renewed may still be about to put it back.
+func (c *cache) forget(id customer.ID) (mark uint64) {
+	now := c.clock.Now()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.sweep(now)
+	c.marks++
+	c.set(entry{id, nil, now.Add(c.lease), c.marks})
+	return c.marks
+}
+
+func (c *cache) set(e entry) {
+	if element := c.entries[e.customer]; element != nil {
+		*element.Value.(*entry) = e
 		c.order.MoveToFront(element)
 		return
 	}
-	c.entries[id] = c.order.PushFront(&entry{id, ring, now.Add(c.lease)})
+	c.entries[e.customer] = c.order.PushFront(&e)
 	if c.order.Len() > c.size {
 		c.remove(c.order.Back())
 	}

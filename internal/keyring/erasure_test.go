@@ -128,10 +128,28 @@ func nothingOpens(t *testing.T, d *db.DB, o db.Options) {
 		must(err)
 		return by, tokens
 	}
+	keys.Connect(trail, records, identity.Resealer{})
 	play("+447700900111", "Neighbour", "203.0.113.50")
 	ada, tokens := play("+447700900222", "Adalgisa", "203.0.113.99")
+	// Her key has several versions: all values are sealed anew under the second; what she wrote after that is
+	// under the third; her events are under the first.
+	operator := actor.OfSystem("cli:test")
+	if _, err := keys.RotateCustomer(ctx, operator, ada.Customer()); err != nil {
+		t.Fatal(err)
+	}
+	// The profile, the head of the blob, the number and the device's name.
+	if done, failed, err := keys.ResealCustomer(ctx, ada.Customer()); err != nil || done != 4 || failed != 0 {
+		t.Fatalf("%d values sealed anew, %d failed, %v", done, failed, err)
+	}
+	if err := keys.CompromiseCustomer(ctx, operator, ada.Customer(), 2); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err = records.Put(ctx, ada, ada.Customer(), vault.Ref{Collection: "bank_account", Key: "main"},
+		[]byte(`{"holder":"Adalgisa Person","iban":"GB82 WEST 1234 5698 7654 32","currency":"GBP"}`), vault.Condition{}); err != nil {
+		t.Fatal(err)
+	}
 
-	needles := []string{"+447700900222", "7700900222", "Adalgisa", "Adalgisa@example.com", "telephone of Adalgisa", "passport of Adalgisa", "203.0.113.99"}
+	needles := []string{"GB82WEST12345698765432", "+447700900222", "7700900222", "Adalgisa", "Adalgisa@example.com", "telephone of Adalgisa", "passport of Adalgisa", "203.0.113.99"}
 	search := func() (found []string, values int) {
 		blobs := everything(t, d, o)
 		all := allKeys(blobs, keyring.Materials(t, keys))
@@ -159,8 +177,12 @@ func nothingOpens(t *testing.T, d *db.DB, o db.Options) {
 		t.Fatalf("before the erasure only %q are found: this test looks in the wrong place", found)
 	}
 
-	if _, err := records.Erase(ctx, actor.OfSystem("cli:test"), ada.Customer(), "customer asked"); err != nil {
+	erasure, err := records.Erase(ctx, actor.OfSystem("cli:test"), ada.Customer(), "customer asked")
+	if err != nil {
 		t.Fatal(err)
+	}
+	if statement, _, err := erasure.Receipt.Check(""); err != nil || statement.Keys != 3 {
+		t.Errorf("the receipt: %+v, %v", statement, err)
 	}
 	found, values := search()
 	if len(found) > 0 {

@@ -105,6 +105,10 @@ type Options struct {
 	KEKEvery time.Duration
 	// ServiceEvery is the age at which the service keys that can be are rotated; 0 means never.
 	ServiceEvery time.Duration
+	// CustomerEvery is the age at which a customer's data key is; 0 means only when asked.
+	CustomerEvery time.Duration
+	// Findings is told of what is wrong until it no longer is; nil tells nobody.
+	Findings Findings
 	// Needed says who else needs a version of a key that nothing in the database does any more, a
 	// retained backup for one; "" means nobody does. nil asks nobody.
 	Needed func(ctx context.Context, tx *db.Tx, name string, version uint32) (by string, err error)
@@ -130,9 +134,10 @@ type Keyring struct {
 	metrics  *metrics
 	named    namedCache
 
-	kekEvery, serviceEvery time.Duration
+	kekEvery, serviceEvery, customerEvery time.Duration
 
-	opening opening
+	opening  opening
+	resealer resealer
 }
 
 // keySet is all keys that live as long as the process; it is replaced as a whole.
@@ -197,7 +202,11 @@ func Open(ctx context.Context, by actor.Actor, o Options) (*Keyring, error) {
 	k := &Keyring{
 		db: o.DB, root: o.Root, clock: o.Clock, log: o.Log, metrics: newMetrics(o.Metrics),
 		publish: o.Publish, handOver: handOver, rate: o.Rate, needed: o.Needed,
-		kekEvery: o.KEKEvery, serviceEvery: o.ServiceEvery,
+		kekEvery: o.KEKEvery, serviceEvery: o.ServiceEvery, customerEvery: o.CustomerEvery,
+		resealer: resealer{findings: o.Findings, settle: customerSettle + o.Lease},
+	}
+	if o.DB.Engine() == db.SQLite {
+		k.resealer.settle = 0 // one process, which notices at once
 	}
 	var err error
 	if k.cache, err = newCache(o.CacheSize, o.Lease, o.Clock, o.Metrics); err != nil {
@@ -597,6 +606,11 @@ func (k *Keyring) Customer(ctx context.Context, tx *db.Tx, c customer.ID) (*seal
 	if ring := k.cache.get(c); ring != nil {
 		return ring, nil
 	}
+	return k.readCustomer(ctx, tx, c)
+}
+
+// readCustomer is Customer as the database has it.
+func (k *Keyring) readCustomer(ctx context.Context, tx *db.Tx, c customer.ID) (*seal.Ring, error) {
 	rows, err := selectDataKeys(ctx, tx, c)
 	if err != nil {
 		return nil, err
@@ -723,6 +737,7 @@ func (k *Keyring) List(ctx context.Context, by actor.Actor) ([]Info, error) {
 			list = append(list, Info{
 				Name: customerName, Version: d.version, Algorithm: aesGCM, State: d.state,
 				MadeAt: clock.FromMicros(d.madeAt), Uses: d.count, WrappedBy: wrappedBy(d.kekVersion),
+				Next: next(k.customerEvery, d.state, d.madeAt),
 			})
 		}
 		for _, s := range services {

@@ -11,6 +11,8 @@ type metrics struct {
 	rewrapped prometheus.Counter
 	failed    prometheus.Gauge
 	exposed   prometheus.Gauge
+	resealed  prometheus.Counter
+	known     prometheus.Gauge
 }
 
 func newMetrics(r prometheus.Registerer) *metrics {
@@ -30,6 +32,14 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		exposed: register(r, prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "strongroom_keyring_compromised_keys",
 			Help: "Versions of KEKs that are marked compromised and not destroyed yet.",
+		})),
+		resealed: register(r, prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "strongroom_keyring_resealed_total",
+			Help: "Values that this process sealed anew under the newest version of their customer's data key.",
+		})),
+		known: register(r, prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "strongroom_keyring_compromised_data_keys",
+			Help: "Versions of customers' data keys that are marked compromised and still seal values.",
 		})),
 	}
 }

@@ -120,6 +120,7 @@ func (k *Keyring) adopt(ctx context.Context, rows keyRows) (*keySet, error) {
 // hold has the set used from now on.
 func (k *Keyring) hold(set *keySet) {
 	k.keys.Store(set)
+	k.cache.clear() // a version of a customer's key may have been marked compromised
 	k.metrics.exposed.Set(float64(set.compromised))
 }
 
@@ -127,6 +128,7 @@ func (k *Keyring) hold(set *keySet) {
 func (k *Keyring) Jobs() []jobs.Job {
 	return []jobs.Job{
 		{Name: JobReload, Every: reloadEvery, Quiet: true, Run: k.Reload},
+		{Name: JobReseal, Every: rotationEvery, Quiet: true, Leased: true, Run: k.reseal},
 		{Name: JobRotation, Every: rotationEvery, Quiet: true, Leased: true, Run: k.rotate},
 	}
 }

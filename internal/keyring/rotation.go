@@ -315,7 +315,7 @@ func (k *Keyring) promoteKEK(ctx context.Context, tx *db.Tx, by actor.Actor, r r
 // "no-rotation" when there was none.
 func (k *Keyring) Rotation(ctx context.Context) (r Rotation, err error) {
 	err = k.db.View(ctx, func(tx *db.Tx) error {
-		row, err := selectRotation(ctx, tx, "")
+		row, err := shownRotation(ctx, tx)
 		if err == nil && row.ID == "" {
 			err = errNoRotation
 		}
@@ -339,7 +339,7 @@ func (k *Keyring) ResumeRotation(ctx context.Context, by actor.Actor) (Rotation,
 
 func (k *Keyring) pause(ctx context.Context, by actor.Actor, paused bool, action string) (r Rotation, err error) {
 	err = k.db.Update(ctx, func(tx *db.Tx) error {
-		row, err := selectRotation(ctx, tx, "")
+		row, err := shownRotation(ctx, tx)
 		if err != nil {
 			return err
 		}
@@ -352,7 +352,11 @@ func (k *Keyring) pause(ctx context.Context, by actor.Actor, paused bool, action
 		row.Paused = paused
 		r = row.public()
 		resource := kekResource(row.Version)
-		if row.Key != kekName {
+		switch row.Key {
+		case kekName:
+		case customerName:
+			resource = customersResource
+		default:
 			resource = serviceResource(row.Key, row.Version)
 		}
 		return k.event(ctx, tx, by, "", action, resource)

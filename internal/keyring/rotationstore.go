@@ -117,7 +117,7 @@ func rewrapServiceKey(ctx context.Context, tx *db.Tx, r serviceRow, kek uint32) 
 		kek, r.wrapped, r.name, r.version, r.kekVersion)
 }
 
-// selectRotation returns the rotation of the key, or of any for "", that goes on, or else the latest, or
+// selectRotation returns the rotation of the key, or for "" of any but the customers', that goes on, or else the latest, or
 // else one without an ID.
 func selectRotation(ctx context.Context, tx *db.Tx, key string) (r rotationRow, err error) {
 	var worked, started, due int64
@@ -126,7 +126,7 @@ func selectRotation(ctx context.Context, tx *db.Tx, key string) (r rotationRow, 
 	err = tx.QueryRow(ctx, `
 		SELECT id, key_name, version, reason, phase, paused, total, done, failed, worked,
 		       cursor_customer, cursor_version, started_at, due_at, ended_at
-		FROM rotation WHERE key_name = $1 OR $2 = ''
+		FROM rotation WHERE key_name = $1 OR $2 = '' AND key_name <> 'customer'
 		ORDER BY CASE WHEN ended_at IS NULL THEN 0 ELSE 1 END, started_at DESC, id DESC LIMIT 1`, key, key).Scan(
 		&r.ID, &r.Key, &r.Version, &r.Reason, &r.Phase, &paused, &r.Total, &r.Done, &r.Failed, &worked,
 		&r.cursorCustomer, &r.cursorVersion, &started, &due, &ended)
@@ -141,6 +141,23 @@ func selectRotation(ctx context.Context, tx *db.Tx, key string) (r rotationRow, 
 	r.Started, r.Due = clock.FromMicros(started), clock.FromMicros(due)
 	if ended.Valid {
 		r.Ended = clock.FromMicros(ended.Int64)
+	}
+	return r, nil
+}
+
+// shownRotation returns the rotation that a command without a name is about: of those that go on, or else
+// of all, the one that began last.
+func shownRotation(ctx context.Context, tx *db.Tx) (rotationRow, error) {
+	r, err := selectRotation(ctx, tx, "")
+	if err != nil {
+		return r, err
+	}
+	customers, err := selectRotation(ctx, tx, customerName)
+	if err != nil || customers.ID == "" {
+		return r, err
+	}
+	if r.ID == "" || customers.open() && !r.open() || customers.open() == r.open() && customers.Started.After(r.Started) {
+		r = customers
 	}
 	return r, nil
 }

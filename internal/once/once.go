@@ -47,6 +47,8 @@ var ErrRaced = problem.New(problem.Conflict, Raced, "The same request is being a
 // Keys gives the keys that answers are sealed with. The keyring is behind it.
 type Keys interface {
 	Customer(ctx context.Context, tx *db.Tx, c customer.ID) (*seal.Ring, error)
+	// Holding returns ring, the key of c, or a newer one when ring does not open one of the values.
+	Holding(ctx context.Context, tx *db.Tx, c customer.ID, ring *seal.Ring, values ...[]byte) (*seal.Ring, error)
 	Service(name string) *seal.Ring
 	MAC(name string, parts ...[]byte) (mac []byte, version uint32)
 	MACVersion(name string, version uint32, parts ...[]byte) ([]byte, error)
@@ -152,7 +154,10 @@ func (a *Answer) Unlock(ctx context.Context, tx *db.Tx) (err error) {
 		a.ring = a.book.keys.Service(sealingKey)
 		return nil
 	}
-	a.ring, err = a.book.keys.Customer(ctx, tx, a.Customer)
+	if a.ring, err = a.book.keys.Customer(ctx, tx, a.Customer); err != nil {
+		return err
+	}
+	a.ring, err = a.book.keys.Holding(ctx, tx, a.Customer, a.ring, a.sealed)
 	return err
 }
 

@@ -386,6 +386,9 @@ func (v *Vault) openBlob(ctx context.Context, d *deed, owner customer.ID, ref Re
 				e.Deny(errNoBlob)
 			}
 		}
+		if err == nil {
+			ring, err = v.keys.Holding(ctx, tx, owner, ring, row.sealed)
+		}
 		return err
 	})
 	if err != nil {

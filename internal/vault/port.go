@@ -232,6 +232,9 @@ func (v *Vault) take(ctx context.Context, tx *db.Tx, by actor.Actor, s *schema, 
 		if old, there, err = selectRecord(ctx, tx, owner, in.ref); err != nil {
 			return "", "", err
 		}
+		if ring, err = v.keys.Holding(ctx, tx, owner, ring, old.sealed); err != nil {
+			return "", "", err
+		}
 	}
 	event := audit.Event{Resource: "record " + s.Name + "/" + in.ref.Key, Customer: owner, Outcome: audit.Granted, Reason: "import"}
 	w := row{version: old.version + 1, schemaVersion: s.Version, indexed: in.index, updatedAt: now}
@@ -395,6 +398,14 @@ func (v *Vault) Export(ctx context.Context, by actor.Actor, owner customer.ID) (
 		if errors.Is(err, sql.ErrNoRows) {
 			external, err = nil, nil
 		}
+		if err != nil {
+			return err
+		}
+		sealed := [][]byte{external}
+		for _, w := range rows {
+			sealed = append(sealed, w.sealed)
+		}
+		ring, err = v.keys.Holding(ctx, tx, owner, ring, sealed...)
 		e.Resource += " " + strconv.Itoa(len(rows)) + " records"
 		return err
 	})

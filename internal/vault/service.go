@@ -254,6 +254,9 @@ func (s *Services) Patch(ctx context.Context, by actor.Actor, a Access, owner cu
 			e.Deny(p)
 			return nil
 		}
+		if ring, err = s.keys.Holding(ctx, tx, owner, ring, w.sealed); err != nil {
+			return err
+		}
 		old, err := open(ring, owner, ref, w)
 		if err != nil {
 			s.unreadable(ctx, d, ref, err)
@@ -589,6 +592,7 @@ func (s *Services) fetch(ctx context.Context, tx *db.Tx, r Read, w *pending, out
 		out.Err = errAbsent
 		return nil
 	}
-	w.ring, w.row, w.read = ring, row, true
-	return nil
+	w.ring, err = s.keys.Holding(ctx, tx, r.Customer, ring, row.sealed)
+	w.row, w.read = row, true
+	return err
 }

@@ -59,6 +59,11 @@ func withHistory() []vault.Collection {
 func newDesk(t testing.TB, d *db.DB) *desk {
 	t.Helper()
 	h := newHouse(t, d, withHistory())
+	return deskOf(t, h, once.New(d, h.keys, h.clock))
+}
+
+func deskOf(t testing.TB, h *house, book *once.Book) *desk {
+	t.Helper()
 	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "test.cedar"), []byte(grants), 0o600); err != nil {
 		t.Fatal(err)
@@ -67,7 +72,7 @@ func newDesk(t testing.TB, d *db.DB) *desk {
 	if err != nil {
 		t.Fatal(err)
 	}
-	k := &desk{house: h, book: once.New(d, h.keys, h.clock), mux: http.NewServeMux()}
+	k := &desk{house: h, book: book, mux: http.NewServeMux()}
 	k.services = h.vault.ForServices(set, k.book)
 	k.services.Register(humago.New(k.mux, huma.DefaultConfig("test", "1")))
 	return k

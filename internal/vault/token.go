@@ -112,6 +112,9 @@ func (s *Services) Tokenise(ctx context.Context, by actor.Actor, a Access, owner
 					return err
 				}
 				if found {
+					if ring, err = s.keys.Holding(ctx, tx, owner, ring, sealed); err != nil {
+						return err
+					}
 					content, err := openToken(ring, owner, kind, a.Purpose, sealed)
 					if err != nil {
 						return err
@@ -154,7 +157,10 @@ func (s *Services) Detokenise(ctx context.Context, by actor.Actor, a Access, tok
 		if row, err = s.findToken(ctx, tx, e, by, policy.TokenReveal, a.Purpose, token); err != nil || e.Denied() {
 			return err
 		}
-		ring, err = s.keys.Customer(ctx, tx, row.customer)
+		if ring, err = s.keys.Customer(ctx, tx, row.customer); err != nil {
+			return err
+		}
+		ring, err = s.keys.Holding(ctx, tx, row.customer, ring, row.sealed)
 		return err
 	})
 	if err != nil {

@@ -382,9 +382,13 @@ func (v *Vault) get(ctx context.Context, d *deed, owner customer.ID, ref Ref, ve
 		var found bool
 		if w, found, err = selectAt(ctx, tx, owner, ref, version); err == nil && !found {
 			return v.absent(ctx, tx, e, owner)
-		} else if err == nil && version == 0 {
+		} else if err != nil {
+			return err
+		}
+		if version == 0 {
 			e.Resource = d.version(resource, w.version)
 		}
+		ring, err = v.keys.Holding(ctx, tx, owner, ring, w.sealed)
 		return err
 	})
 	if err != nil {
@@ -489,6 +493,11 @@ func (v *Vault) list(ctx context.Context, d *deed, owner customer.ID, collection
 		if len(rows) > limit {
 			rows = rows[:limit]
 			next = rows[limit-1].key
+		}
+		for _, w := range rows {
+			if ring, err = v.keys.Holding(ctx, tx, owner, ring, w.sealed); err != nil {
+				return err
+			}
 		}
 		e.Resource = d.Resource + " " + strconv.Itoa(len(rows)) + " records"
 		if len(rows) > 0 {
@@ -646,6 +655,9 @@ func (v *Vault) holds(ctx context.Context, tx *db.Tx, m Match, ref Ref, name, ca
 	}
 	w, ok, err := selectRecord(ctx, tx, m.Customer, ref)
 	if err != nil || !ok {
+		return false, err
+	}
+	if ring, err = v.keys.Holding(ctx, tx, m.Customer, ring, w.sealed); err != nil {
 		return false, err
 	}
 	values, err := open(ring, m.Customer, ref, w)

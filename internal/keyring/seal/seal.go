@@ -148,6 +148,11 @@ func (r *Ring) Versions() []uint32 {
 	return versions
 }
 
+// Holds reports whether the ring opens what the version sealed.
+func (r *Ring) Holds(version uint32) bool {
+	return slices.ContainsFunc(r.keys, func(k *Key) bool { return k.version == version })
+}
+
 // Seal returns plaintext sealed for p under the key that seals, Overhead bytes longer.
 func (r *Ring) Seal(p Place, plaintext []byte) []byte {
 	return r.AppendSeal(nil, p, plaintext)
@@ -200,6 +205,11 @@ func KeyVersion(sealed []byte) (uint32, error) {
 		return 0, ErrOpen
 	}
 	return binary.BigEndian.Uint32(sealed[1:]), nil
+}
+
+// Header returns the first bytes of all that the version seals, by which a database finds it.
+func Header(version uint32) []byte {
+	return binary.BigEndian.AppendUint32([]byte{formatV1}, version)
 }
 
 // buffers holds associated data that is no longer used: passed through the AEAD interface, a buffer
