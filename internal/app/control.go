@@ -33,6 +33,7 @@ type Operator interface {
 	Keys(ctx context.Context) ([]keyring.Info, error)
 	VaultOperator
 	KeyOperator
+	TrailOperator
 	// Close lets go of the installation.
 	Close() error
 }
@@ -68,6 +69,7 @@ func serveControl(house *House, data string, log *slog.Logger) (*control, error)
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /verify", c.verify)
 	mux.HandleFunc("POST /tail", c.tail)
+	mux.HandleFunc("POST /audit/export", c.exportTrail)
 	mux.HandleFunc("POST /keys", c.keys)
 	c.vaultRoutes(mux)
 	mux.HandleFunc("POST /rotation", c.rotation)

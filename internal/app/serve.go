@@ -81,6 +81,9 @@ func Serve(ctx context.Context, c config.Config, o Options) (_ *Server, err erro
 	if err != nil {
 		return nil, err
 	}
+	if err := house.openSinks(ctx, actor.OfSystem("server"), o.Version, nil); err != nil {
+		return nil, err
+	}
 	if err := s.doors(c, o, appHandler, serviceHandler); err != nil {
 		return nil, err
 	}
