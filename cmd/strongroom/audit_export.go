@@ -59,8 +59,11 @@ unless --reveal and a --reason are given, which the trail keeps. The export is i
 				written += len(events)
 				return nil
 			})
-			if err = errors.Join(err, flush()); err != nil {
-				return fmt.Errorf("after %d events: %w", written, err)
+			switch err = errors.Join(err, flush()); {
+			case err != nil && written > 0:
+				return fmt.Errorf("the export was cut short after %d events: %w", written, err)
+			case err != nil:
+				return err
 			}
 			fmt.Fprintf(os.Stderr, "%d events exported\n", written)
 			if unverified > 0 {

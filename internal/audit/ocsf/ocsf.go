@@ -7,6 +7,7 @@
 package ocsf
 
 import (
+	"bytes"
 	"cmp"
 	"encoding/json"
 	"strconv"
@@ -224,7 +225,13 @@ func Marshal(e audit.Entry, p Product) ([]byte, error) {
 	case catalogue.Datastore:
 		out.Database = &database{Name: "vault", Type: "Relational", TypeID: 1}
 	}
-	return json.Marshal(&out)
+	var b bytes.Buffer
+	line := json.NewEncoder(&b)
+	line.SetEscapeHTML(false)
+	if err := line.Encode(&out); err != nil {
+		return nil, err
+	}
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
 }
 
 func userOf(kind actor.Kind, id string) user {
