@@ -3,6 +3,7 @@ package audit_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -21,6 +22,20 @@ import (
 	"strongroom/internal/problem"
 )
 
+// recordAtOnce is record in one transaction.
+func (h *house) recordAtOnce(n int) {
+	h.t.Helper()
+	h.update(func(tx *db.Tx) error {
+		for i := range n {
+			e := audit.Event{Action: "test.thing.do", Resource: fmt.Sprintf("thing %d", i), Customer: h.ada, Outcome: audit.Granted}
+			if err := h.trail.Record(context.Background(), tx, h.by, e); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
 func exportAll(t *testing.T, h *house, q audit.ExportQuery) []audit.Entry {
 	t.Helper()
 	var all []audit.Entry
@@ -38,7 +53,7 @@ func TestExport(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		clk := clock.NewManual(time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC))
 		h := newHouse(t, d, audit.Options{Clock: clk})
-		h.record(600) // more than a page
+		h.recordAtOnce(600) // more than a page
 		clk.Advance(24 * time.Hour)
 		bob := h.newCustomer()
 		if err := h.trail.Do(context.Background(), operator, audit.Event{Action: "test.other.do", Customer: bob}, nothing); err != nil {
@@ -168,7 +183,7 @@ func TestStream(t *testing.T) {
 		watch, send := h.streams(t, m, false, registry)
 		run := func(j jobs.Job) error { return j.Run(ctx) }
 
-		h.record(300) // more than a page
+		h.recordAtOnce(300) // more than a page
 		if err := run(send); err != nil || len(m.got) != 0 {
 			t.Fatalf("events without a place were sent: %d, %v", len(m.got), err)
 		}

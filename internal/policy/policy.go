@@ -40,6 +40,7 @@ const ActionLoad = "policy.set.load"
 // The actions that a policy can permit.
 const (
 	CustomerCreate = "customer.create"
+	TrailRead      = "trail.read" // as it grows, without personal parts
 	RecordCreate   = "record.create"
 	RecordRead     = "record.read" // masked
 	RecordReveal   = "record.reveal"

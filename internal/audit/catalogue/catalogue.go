@@ -39,6 +39,7 @@ var All = []Action{
 	{Name: "audit.sink.start", Does: "a server began to stream the trail to a sink", On: "sink NAME TYPE FORMAT, with or without personal parts", Outcomes: grantedOnly, Class: EntityChange, Activity: 2},
 	{Name: "audit.trail.export", Does: "events were exported; sealed parts too when its resource says so", On: "trail, with or without personal parts", Seals: []string{"reason"}, Class: APIActivity, Activity: 2},
 	{Name: "audit.trail.read", Does: "events were read, their personal parts too", On: "trail", Class: APIActivity, Activity: 2},
+	{Name: "audit.trail.stream", Does: "a service began to follow the trail as it grows, without personal parts", On: "trail from index N", Class: APIActivity, Activity: 2},
 	{Name: "audit.trail.verify", Does: "the trail was recomputed; reason \"findings\" when it does not hold", On: "trail", Class: APIActivity, Activity: 2},
 
 	{Name: "identity.device.add", Does: "a device was added to an account; it waits for approval", On: "device DEVICE", Class: AccountChange, Activity: 10},
