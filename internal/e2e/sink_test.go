@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"testing"
 )
 
@@ -42,7 +44,18 @@ func TestSinkMissesNothing(t *testing.T) {
 		Index    int64             `json:"index"`
 		Personal map[string]string `json:"personal"`
 	}
-	var want []event // what was in the log when the file is looked at first
+	// The leases of a server that was killed last for 15 s, and until then nobody sequences.
+	eventually(t, "the log has the events", func() error {
+		metric := "strongroom_audit_tree_size "
+		_, text := get(t, s.client(), s.urls.Ops+"/metrics")
+		_, rest, _ := strings.Cut(text, "\n"+metric)
+		number, _, _ := strings.Cut(rest, "\n")
+		if size, err := strconv.ParseFloat(number, 64); err != nil || size < 300 {
+			return fmt.Errorf("%s is %q", metric, number)
+		}
+		return nil
+	})
+	var want []event
 	for _, line := range lines(must(t, "audit", "export", "--data", data, "--format", "json").stdout) {
 		var e event
 		if err := json.Unmarshal([]byte(line), &e); err != nil {
