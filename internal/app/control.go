@@ -37,6 +37,7 @@ type Operator interface {
 	VaultOperator
 	KeyOperator
 	CustomerKeyOperator
+	TrailOperator
 	// Close lets go of the installation.
 	Close() error
 }
@@ -72,6 +73,7 @@ func serveControl(house *House, data string, log *slog.Logger) (*control, error)
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /verify", c.verify)
 	mux.HandleFunc("POST /tail", c.tail)
+	mux.HandleFunc("POST /audit/export", c.exportTrail)
 	mux.HandleFunc("POST /keys", c.keys)
 	mux.HandleFunc("POST /findings", c.findings)
 	c.vaultRoutes(mux)

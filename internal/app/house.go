@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -59,9 +60,10 @@ type House struct {
 	Vault    *vault.Vault
 	Metrics  *prometheus.Registry
 
-	root keyring.Root
-	log  *slog.Logger
-	lock *os.File // of the data folder, while a server runs on it
+	root    keyring.Root
+	log     *slog.Logger
+	lock    *os.File    // of the data folder, while a server runs on it
+	closers []io.Closer // of the sinks
 }
 
 // openHouse opens what Init has made, in the name of the actor.
@@ -183,6 +185,9 @@ func (h *House) settle(ctx context.Context) error {
 // Close closes what was opened, last first.
 func (h *House) Close() error {
 	var errs []error
+	for _, c := range h.closers {
+		errs = append(errs, c.Close())
+	}
 	if h.DB != nil {
 		errs = append(errs, h.DB.Close())
 	}

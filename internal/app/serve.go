@@ -13,6 +13,7 @@ import (
 
 	"strongroom/internal/actor"
 	"strongroom/internal/api"
+	"strongroom/internal/audit"
 	"strongroom/internal/clock"
 	"strongroom/internal/config"
 	"strongroom/internal/edge"
@@ -48,6 +49,7 @@ type Server struct {
 	edge    *edge.Server
 	control *control
 	records *vault.Vault
+	feed    *audit.Feed
 	stop    context.CancelFunc
 	urls    URLs
 }
@@ -79,6 +81,9 @@ func Serve(ctx context.Context, c config.Config, o Options) (_ *Server, err erro
 	}
 	serviceHandler, err := s.services(ctx, o)
 	if err != nil {
+		return nil, err
+	}
+	if err := house.openSinks(ctx, actor.OfSystem("server"), o.Version, s.house.Findings); err != nil {
 		return nil, err
 	}
 	if err := s.doors(c, o, appHandler, serviceHandler); err != nil {
@@ -278,6 +283,9 @@ func (s *Server) Failed() <-chan error { return s.edge.Failed() }
 // date, and closes the house.
 func (s *Server) Close(ctx context.Context) error {
 	var errs []error
+	if s.feed != nil {
+		s.feed.Close()
+	}
 	if s.edge != nil {
 		errs = append(errs, s.edge.Shutdown(ctx))
 	}

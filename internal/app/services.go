@@ -9,6 +9,8 @@ import (
 	"strongroom/internal/clock"
 	"strongroom/internal/edge"
 	"strongroom/internal/once"
+	"strongroom/internal/policy"
+	"strongroom/internal/problem"
 	"strongroom/internal/transit"
 )
 
@@ -29,6 +31,10 @@ func (s *Server) services(ctx context.Context, o Options) (http.Handler, error) 
 	surface := api.NewService(mux, api.Options{Title: "Strongroom for services", Version: o.Version, Log: h.log})
 	s.records.ForServices(policies, book).Register(surface)
 	transit.New(transit.Options{DB: h.DB, Keys: h.Ring, Trail: h.Trail, Policy: policies, Book: book}).Register(surface)
+	s.feed = h.Trail.NewFeed(func(by actor.Actor, purpose string) *problem.Problem {
+		return policies.Decide(policy.Question{By: by, Action: policy.TrailRead, Resource: policy.Environment(h.DB.Environment()), Purpose: purpose})
+	})
+	s.feed.Register(surface)
 	h.Jobs.Add(book.Job())
 	return mux, nil
 }

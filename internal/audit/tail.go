@@ -118,6 +118,7 @@ func mayInspect(by actor.Actor) *problem.Problem {
 	return nil
 }
 
+// show returns p as it is shown; without rings, its personal part is left out.
 func (t *Trail) show(ctx context.Context, tx *db.Tx, p *placed, rings rings) (Entry, error) {
 	e := Entry{
 		ID: shown(p.id), Index: p.index, Time: clock.FromMicros(p.madeAt), Action: shown(p.action), Resource: shown(p.resource),
@@ -133,7 +134,7 @@ func (t *Trail) show(ctx context.Context, tx *db.Tx, p *placed, rings rings) (En
 		}
 		return e, nil
 	}
-	if p.sealedUnder == underNothing {
+	if p.sealedUnder == underNothing || rings == nil {
 		return e, nil
 	}
 	ring, state, err := t.opener(ctx, tx, &p.row, rings)

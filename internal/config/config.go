@@ -17,6 +17,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -52,6 +53,7 @@ type Config struct {
 	Login       Login        `yaml:"login"`
 	SMS         SMS          `yaml:"sms"`
 	Log         Log          `yaml:"log"`
+	Audit       Audit        `yaml:"audit"`
 	Collections []Collection `yaml:"collections"`
 
 	// Policies is the folder of the Cedar files that say what services may do; empty permits nothing.
@@ -194,6 +196,38 @@ type Log struct {
 	Format string `yaml:"format"`
 }
 
+// Audit says where the trail goes beside the database.
+type Audit struct {
+	Sinks []Sink `yaml:"sinks"`
+}
+
+// Sink is a receiver of the trail; see docs/audit.md.
+type Sink struct {
+	// Name is stable: where the sink has got to is kept under it.
+	Name string `yaml:"name"`
+	// Type is file, syslog or webhook.
+	Type string `yaml:"type"`
+	// Format is ocsf (the default) or json.
+	Format string `yaml:"format"`
+	// Personal sends the personal parts too. They leave the reach of erasure with that.
+	Personal bool `yaml:"personal"`
+	// Path is the file's.
+	Path string `yaml:"path"`
+	// MaxSize, in bytes, and MaxAge say when a file is put aside and a new one begun; 0: never.
+	MaxSize int64         `yaml:"max_size"`
+	MaxAge  time.Duration `yaml:"max_age"`
+	// Address is the syslog collector's host:port.
+	Address string `yaml:"address"`
+	// URL is the webhook's, and Secret signs the requests.
+	URL    string `yaml:"url"`
+	Secret Secret `yaml:"secret"`
+	// CA is the PEM file of the authorities that may vouch for the receiver; empty: the host's.
+	CA string `yaml:"ca"`
+	// Certificate and Key are the PEM files of the certificate that is shown to the receiver; empty: none.
+	Certificate string `yaml:"certificate"`
+	Key         string `yaml:"key"`
+}
+
 // Collection describes one kind of record; see docs/vault.md.
 type Collection struct {
 	Name        string        `yaml:"name"`
@@ -323,12 +357,17 @@ func (c *Config) Resolve() error {
 
 // paths returns every setting that is a path below Data when it is relative.
 func (c *Config) paths() []*string {
-	return []*string{
+	list := []*string{
 		&c.Policies, &c.RootKey.File, &c.RootKey.Passphrase.File, &c.Database.Password.File, &c.SMS.Secret.File,
 		&c.Listeners.App.Certificate, &c.Listeners.App.Key, &c.Listeners.App.BackupKey, &c.Listeners.App.ClientCA,
 		&c.Listeners.Service.Certificate, &c.Listeners.Service.Key, &c.Listeners.Service.BackupKey, &c.Listeners.Service.ClientCA,
 		&c.Listeners.Admin.Certificate, &c.Listeners.Admin.Key, &c.Listeners.Admin.BackupKey, &c.Listeners.Admin.ClientCA,
 	}
+	for i := range c.Audit.Sinks {
+		s := &c.Audit.Sinks[i]
+		list = append(list, &s.Path, &s.Secret.File, &s.CA, &s.Certificate, &s.Key)
+	}
+	return list
 }
 
 // PostgresURL returns the database URL with its password in place, as a secret.
@@ -352,6 +391,7 @@ func (c *Config) PostgresURL() (secret.Value, error) {
 // again: the short settings file of `strongroom dev`.
 func (c *Config) Differences() (string, error) {
 	own, standard := *c, Default()
+	own.Audit.Sinks = slices.Clone(c.Audit.Sinks)
 	for _, p := range own.paths() {
 		if below, err := filepath.Rel(c.Data, *p); *p != "" && err == nil && filepath.IsLocal(below) {
 			*p = below

@@ -16,7 +16,7 @@ func TestTemplateIsTheDefault(t *testing.T) {
 	}
 	want := Default()
 	// An empty list in the file and none at all mean the same.
-	c.Collections = nil
+	c.Collections, c.Audit.Sinks = nil, nil
 	for _, l := range []*Listener{&c.Listeners.App, &c.Listeners.Service, &c.Listeners.Admin} {
 		l.Allow, l.TrustedProxies = nil, nil
 	}
@@ -68,6 +68,10 @@ func TestRefusals(t *testing.T) {
 			"login.origin: is missing", "listeners.app.certificate: is missing", "listeners.service.client_ca: is missing", "sms.webhook", "sms.secret", "root_key.passphrase"}},
 		{name: "dev things in live", yaml: "environment: live\nsms: {sender: inbox}\nlogin: {allow_test_numbers: true, private_code_min_length: 6}\n", want: []string{
 			"sms.sender: inbox shows one-time codes to anyone", "login.allow_test_numbers: is for dev only", "login.private_code_min_length"}},
+		{name: "sinks", yaml: devBase + "audit: {sinks: [{name: A, type: fax}, {name: w, type: webhook, url: 'http://h', path: x}, {name: w, type: syslog, address: h}, {name: f, type: file, key: k, format: xml, max_size: 1}]}\n", want: []string{
+			"audit.sinks[0].name: is not 1 to 32", "audit.sinks[0].type: is not a type", "audit.sinks[1].url: is not an https address", "audit.sinks[1].secret: names no secret",
+			"audit.sinks[1].path: and max_size", "audit.sinks[2].name: \"w\" is there twice", "audit.sinks[2].address: is not host:port", "audit.sinks[3].path: is missing",
+			"audit.sinks[3].format", "audit.sinks[3].key: and certificate go together", "audit.sinks[3].max_size"}},
 		{name: "unverified database", yaml: "environment: uat\ndatabase: {url: 'postgres://u@db.internal/d'}\n", want: []string{"does not verify the server's certificate"}},
 	}
 	for _, row := range rows {

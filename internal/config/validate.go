@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"net/url"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -51,6 +52,7 @@ func (c *Config) Validate() error {
 	v.check(c.Log.Level == "debug" || c.Log.Level == "info" || c.Log.Level == "warn" || c.Log.Level == "error",
 		"log.level", "is not a level", "choose debug, info, warn or error")
 	v.check(c.Log.Format == "json" || c.Log.Format == "text", "log.format", "is not a format", "choose json or text")
+	v.sinks(c.Audit.Sinks)
 	return errors.Join(v.errs...)
 }
 
@@ -250,7 +252,8 @@ func (c *Config) override(environ []string) error {
 	}
 	// Only now is it known which variables the settings name as secrets.
 	for _, name := range unknown {
-		if name != c.RootKey.Passphrase.Env && name != c.Database.Password.Env && name != c.SMS.Secret.Env {
+		sink := slices.ContainsFunc(c.Audit.Sinks, func(s Sink) bool { return s.Secret.Env == name })
+		if name != c.RootKey.Passphrase.Env && name != c.Database.Password.Env && name != c.SMS.Secret.Env && !sink {
 			errs = append(errs, &Error{Key: name, Problem: "names no setting", Remedy: "see the keys in " + FileName + ", or unset it"})
 		}
 	}

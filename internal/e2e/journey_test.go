@@ -73,6 +73,7 @@ func TestDemo(t *testing.T) {
 		}
 		scanFolder(t, data)
 
+		checkCatalogue(t, data)
 		running := must(t, "audit", "verify", "--data", data, "--json")
 		s.stop()
 		scanFolder(t, data)

@@ -194,6 +194,7 @@ func TestServiceJourney(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	checkCatalogue(t, s.urls.Data)
 	for _, text := range everything {
 		for _, value := range plain {
 			if value != token && strings.Contains(text, value) {

@@ -41,6 +41,7 @@ const (
 	CustomerCreate = "customer.create"
 	CustomerErase  = "customer.erase"
 	CustomerProof  = "customer.receipt" // of an erasure
+	TrailRead      = "trail.read"       // as it grows, without personal parts
 	RecordCreate   = "record.create"
 	RecordRead     = "record.read" // masked
 	RecordReveal   = "record.reveal"

@@ -1,0 +1,129 @@
+// Package catalogue lists every action that the trail can hold: what it means, what it is done to, what
+// of it is sealed, and which class of OCSF it is.
+//
+// The promise: an action that the program declares is here and nothing else is; a test reads the
+// program's source and compares, and writes the table of docs/audit.md from this list.
+package catalogue
+
+// The OCSF classes that Strongroom's events are of, and their activities. The numbers are those of the
+// OCSF schema.
+const (
+	AccountChange  = 3001
+	Authentication = 3002
+	EntityChange   = 3004 // Entity Management
+	APIActivity    = 6003
+	Datastore      = 6005 // Datastore Activity
+
+	Other = 99 // in every class: an activity that the class has no number for
+)
+
+// Action is an entry.
+type Action struct {
+	Name     string   // "vault.record.read": room, thing, verb
+	Does     string   // for people, in a few words
+	On       string   // the form of the event's resource, capitals for what varies; empty for none
+	Seals    []string // names of the personal part, beside "address" and "key", which any event may have
+	Outcomes string   // empty for granted, denied and failed
+	Class    int      // of OCSF
+	Activity int      // of the class
+}
+
+const (
+	grantedOnly = "granted"
+	refusedOnly = "denied, failed"
+)
+
+// All is the list, ordered by name.
+var All = []Action{
+	{Name: "audit.event.prove", Does: "a proof that an event is in the log was given", On: "event EVENT", Class: APIActivity, Activity: 2},
+	{Name: "audit.sink.start", Does: "a server began to stream the trail to a sink", On: "sink NAME TYPE FORMAT, with or without personal parts", Outcomes: grantedOnly, Class: EntityChange, Activity: 2},
+	{Name: "audit.trail.export", Does: "events were exported; sealed parts too when its resource says so", On: "trail, with or without personal parts", Seals: []string{"reason"}, Class: APIActivity, Activity: 2},
+	{Name: "audit.trail.read", Does: "events were read, their personal parts too", On: "trail", Class: APIActivity, Activity: 2},
+	{Name: "audit.trail.stream", Does: "a service began to follow the trail as it grows, without personal parts", On: "trail from index N", Class: APIActivity, Activity: 2},
+	{Name: "audit.trail.verify", Does: "the trail was recomputed; reason \"findings\" when it does not hold", On: "trail", Class: APIActivity, Activity: 2},
+
+	{Name: "identity.device.add", Does: "a device was added to an account; it waits for approval", On: "device DEVICE", Class: AccountChange, Activity: 10},
+	{Name: "identity.device.approve", Does: "a device was approved by another of the customer's", On: "device DEVICE", Class: AccountChange, Activity: 10},
+	{Name: "identity.device.check", Does: "the proof of a device did not hold", On: "session SESSION", Outcomes: refusedOnly, Class: Authentication, Activity: Other},
+	{Name: "identity.device.list", Does: "a customer's devices were listed", On: "devices", Class: APIActivity, Activity: 2},
+	{Name: "identity.device.revoke", Does: "a device was removed, by the customer or for too many failures", On: "device DEVICE", Class: AccountChange, Activity: 11},
+	{Name: "identity.login.complete", Does: "a login ended: all factors held, or not", On: "session SESSION, or login LOGIN", Class: Authentication, Activity: 1},
+	{Name: "identity.login.start", Does: "a login began", On: "login LOGIN", Seals: []string{"phone"}, Class: Authentication, Activity: Other},
+	{Name: "identity.message.send", Does: "a message was handed to the SMS gateway", On: "message MESSAGE", Class: APIActivity, Activity: 1},
+	{Name: "identity.registration.complete", Does: "a customer's account was made", On: "device DEVICE, or registration REGISTRATION", Seals: []string{"phone"}, Class: AccountChange, Activity: 1},
+	{Name: "identity.registration.start", Does: "a registration began", On: "registration REGISTRATION", Seals: []string{"phone"}, Class: AccountChange, Activity: Other},
+	{Name: "identity.session.check", Does: "an access token was refused", On: "session SESSION", Outcomes: refusedOnly, Class: Authentication, Activity: Other},
+	{Name: "identity.session.read", Does: "a customer looked at the session", On: "session SESSION", Class: APIActivity, Activity: 2},
+	{Name: "identity.session.refresh", Does: "a session got new tokens", On: "session SESSION", Class: Authentication, Activity: 5},
+	{Name: "identity.session.revoke", Does: "a session was ended", On: "session SESSION", Class: Authentication, Activity: 2},
+
+	{Name: "keyring.customer-key.create", Does: "a customer's data key was made", On: "customer key CUSTOMER/VERSION", Outcomes: grantedOnly, Class: EntityChange, Activity: 1},
+	{Name: "keyring.customer-key.destroy", Does: "a customer's data key was destroyed", On: "customer key CUSTOMER/VERSION", Outcomes: grantedOnly, Class: EntityChange, Activity: 4},
+	{Name: "keyring.kek.activate", Does: "a key-encryption key seals from now on", On: "kek VERSION", Outcomes: grantedOnly, Class: EntityChange, Activity: 3},
+	{Name: "keyring.kek.compromise", Does: "a key-encryption key was declared compromised", On: "kek VERSION", Outcomes: grantedOnly, Class: EntityChange, Activity: 3},
+	{Name: "keyring.kek.create", Does: "the first key-encryption key was made", On: "kek VERSION", Outcomes: grantedOnly, Class: EntityChange, Activity: 1},
+	{Name: "keyring.kek.destroy", Does: "a key-encryption key was destroyed", On: "kek VERSION", Outcomes: grantedOnly, Class: EntityChange, Activity: 4},
+	{Name: "keyring.kek.publish", Does: "a new key-encryption key was published to all servers", On: "kek VERSION", Outcomes: grantedOnly, Class: EntityChange, Activity: 1},
+	{Name: "keyring.keys.list", Does: "the versions of all keys were listed", On: "keys", Class: EntityChange, Activity: 2},
+	{Name: "keyring.named-key.create", Does: "a named key of the services got its first version", On: "named key NAME/VERSION", Outcomes: grantedOnly, Class: EntityChange, Activity: 1},
+	{Name: "keyring.named-key.rotate", Does: "a named key got another version", On: "named key NAME/VERSION", Outcomes: grantedOnly, Class: EntityChange, Activity: 3},
+	{Name: "keyring.rotation.complete", Does: "a rotation came to its end", On: "kek VERSION, N keys, N failed", Outcomes: grantedOnly, Class: EntityChange, Activity: 3},
+	{Name: "keyring.rotation.pause", Does: "a rotation was paused", On: "kek VERSION", Outcomes: grantedOnly, Class: EntityChange, Activity: 3},
+	{Name: "keyring.rotation.resume", Does: "a paused rotation goes on", On: "kek VERSION", Outcomes: grantedOnly, Class: EntityChange, Activity: 3},
+	{Name: "keyring.service-key.activate", Does: "a version of a service key is used from now on", On: "service key NAME/VERSION", Outcomes: grantedOnly, Class: EntityChange, Activity: 3},
+	{Name: "keyring.service-key.create", Does: "a service key was made", On: "service key NAME/VERSION", Outcomes: grantedOnly, Class: EntityChange, Activity: 1},
+	{Name: "keyring.service-key.publish", Does: "a new version of a service key was published to all servers", On: "service key NAME/VERSION", Outcomes: grantedOnly, Class: EntityChange, Activity: 1},
+
+	{Name: "policy.set.load", Does: "a server loaded the policies; the resource has their hash", On: "N policies sha256:HASH", Outcomes: grantedOnly, Class: EntityChange, Activity: 2},
+
+	{Name: "transit.key.create", Does: "a service made a named key", On: "key NAME", Class: EntityChange, Activity: 1},
+	{Name: "transit.key.decrypt", Does: "a service decrypted under a named key", On: "key NAME", Class: APIActivity, Activity: Other},
+	{Name: "transit.key.encrypt", Does: "a service encrypted under a named key", On: "key NAME", Class: APIActivity, Activity: Other},
+	{Name: "transit.key.mac", Does: "a service made a MAC", On: "key NAME", Class: APIActivity, Activity: Other},
+	{Name: "transit.key.read", Does: "a service asked what a named key is", On: "key NAME", Class: EntityChange, Activity: 2},
+	{Name: "transit.key.rewrap", Does: "a ciphertext was brought to the newest version of its key", On: "key NAME", Class: APIActivity, Activity: Other},
+	{Name: "transit.key.rotate", Does: "a service rotated a named key", On: "key NAME", Class: EntityChange, Activity: 3},
+	{Name: "transit.key.sign", Does: "a service had something signed", On: "key NAME", Class: APIActivity, Activity: Other},
+	{Name: "transit.key.verify", Does: "a service had a signature verified", On: "key NAME", Class: APIActivity, Activity: Other},
+	{Name: "transit.key.verify-mac", Does: "a service had a MAC verified", On: "key NAME", Class: APIActivity, Activity: Other},
+
+	{Name: "vault.blob.create", Does: "a blob was stored", On: "blob COLLECTION/KEY", Class: Datastore, Activity: 6},
+	{Name: "vault.blob.delete", Does: "a blob was deleted", On: "blob COLLECTION/KEY", Class: Datastore, Activity: 7},
+	{Name: "vault.blob.expire", Does: "a blob was deleted because it outlived its retention", On: "blob COLLECTION/KEY", Class: Datastore, Activity: 7},
+	{Name: "vault.blob.read", Does: "a blob was read", On: "blob COLLECTION/KEY", Class: Datastore, Activity: 1},
+	{Name: "vault.blob.update", Does: "a blob was replaced", On: "blob COLLECTION/KEY", Class: Datastore, Activity: 2},
+	{Name: "vault.customer.create", Does: "a service made a customer", On: "customer", Class: AccountChange, Activity: 1},
+	{Name: "vault.customer.erase", Does: "a customer was erased; the record is the receipt", On: "customer", Seals: []string{"reason"}, Class: AccountChange, Activity: 6},
+	{Name: "vault.customer.export", Does: "all records of a customer were exported whole", On: "customer", Class: Datastore, Activity: 4},
+	{Name: "vault.customer.receipt", Does: "the receipt of an erasure was given", On: "customer", Class: Datastore, Activity: 1},
+	{Name: "vault.history.trim", Does: "older versions of records were deleted that their collection no longer keeps", On: "collection COLLECTION", Class: Datastore, Activity: 7},
+	{Name: "vault.import", Does: "rows were imported; each record has its own event", On: "collection COLLECTION", Class: Datastore, Activity: 5},
+	{Name: "vault.record.batch", Does: "a service read many records at once; each record, or each customer, has its own event", On: "N records of N customers", Class: Datastore, Activity: 4},
+	{Name: "vault.record.compare", Does: "an import found the record there already", On: "record COLLECTION/KEY", Class: Datastore, Activity: 1},
+	{Name: "vault.record.create", Does: "a record was made", On: "record COLLECTION/KEY vVERSION", Class: Datastore, Activity: 6},
+	{Name: "vault.record.delete", Does: "a record was deleted", On: "record COLLECTION/KEY vVERSION", Class: Datastore, Activity: 7},
+	{Name: "vault.record.expire", Does: "a record was deleted because it outlived its retention", On: "record COLLECTION/KEY vVERSION", Class: Datastore, Activity: 7},
+	{Name: "vault.record.history", Does: "a service listed the versions of a record", On: "record COLLECTION/KEY", Class: Datastore, Activity: 8},
+	{Name: "vault.record.list", Does: "a customer's records were listed", On: "collection COLLECTION N records", Class: Datastore, Activity: 8},
+	{Name: "vault.record.lookup", Does: "a service looked for customers by a field", On: "record COLLECTION/KEY field FIELD", Class: Datastore, Activity: 4},
+	{Name: "vault.record.read", Does: "a record was read, masked, or in part whole", On: "record COLLECTION/KEY vVERSION, or records", Seals: []string{"revealed", "records"}, Class: Datastore, Activity: 1},
+	{Name: "vault.record.update", Does: "a record was changed", On: "record COLLECTION/KEY vVERSION", Class: Datastore, Activity: 2},
+	{Name: "vault.token.create", Does: "a service exchanged a value for a token", On: "token KIND", Class: Datastore, Activity: 6},
+	{Name: "vault.token.reveal", Does: "a service exchanged a token for its value", On: "token KIND", Class: Datastore, Activity: 1},
+}
+
+var byName = func() map[string]*Action {
+	m := make(map[string]*Action, len(All))
+	for i := range All {
+		m[All[i].Name] = &All[i]
+	}
+	return m
+}()
+
+// Find returns the entry of an action.
+func Find(name string) (Action, bool) {
+	if a, ok := byName[name]; ok {
+		return *a, true
+	}
+	return Action{}, false
+}
