@@ -68,7 +68,7 @@ type Event struct {
 	Outcome     Outcome           // Do sets it
 	Reason      string            // a stable slug such as "wrong-code", never free text; may be empty
 	Transaction string            // the caller's business transaction; may be empty
-	Personal    map[string]string // what is personal or free text; sealed. "address" and "key" are Record's own
+	Personal    map[string]string // what is personal or free text; sealed. "address", "country", "network" and "key" are Record's own
 
 	denial *problem.Problem
 }
@@ -88,6 +88,9 @@ func (e *Event) Denied() bool { return e.denial != nil }
 const (
 	nameAddress = "address"
 	nameKey     = "key"
+	nameCountry = "country"      // where the address was when the event happened; see Locator
+	nameNetwork = "network"      // and in whose network
+	nameBehalf  = "on_behalf_of" // for whom a service reports the event; see package events
 )
 
 // Keys gives the keys that events are sealed, authenticated and signed with. The keyring is behind
@@ -123,6 +126,8 @@ type Options struct {
 	Wake func()
 	// Remember keeps the newest checkpoint outside of the database.
 	Remember Memory
+	// Locator says where addresses are; nil means that it is not known.
+	Locator Locator
 
 	Clock   clock.Clock           // nil means clock.System
 	Log     *slog.Logger          // nil discards
@@ -137,6 +142,7 @@ type Trail struct {
 	log      *slog.Logger
 	holder   string
 	remember Memory
+	locator  Locator
 	metrics  *metrics
 
 	last      atomic.Int64 // the time of the last event, Unix microseconds
@@ -158,7 +164,7 @@ func New(d *db.DB, keys Keys, o Options) *Trail {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	t := &Trail{
-		db: d, keys: keys, clock: o.Clock, log: o.Log, holder: o.Holder, remember: o.Remember,
+		db: d, keys: keys, clock: o.Clock, log: o.Log, holder: o.Holder, remember: o.Remember, locator: o.Locator,
 		metrics: newMetrics(o.Metrics), wake: o.Wake, committed: make(map[Outcome]func()),
 		born: o.Clock.Now(),
 	}
@@ -247,7 +253,11 @@ func (t *Trail) Record(ctx context.Context, tx *db.Tx, by actor.Actor, e Event) 
 			return err
 		}
 		if ring != nil {
-			s.plain = appendPersonal(s.plain[:0], e.Personal, address, key)
+			var country, network string
+			if t.locator != nil && address != "" {
+				country, network = t.locator.Locate(by.Address)
+			}
+			s.plain = appendPersonal(s.plain[:0], e.Personal, address, country, key, network)
 			if len(s.plain) > maxSealed-1024 {
 				return errors.New("audit: an event has too large a personal part")
 			}
