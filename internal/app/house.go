@@ -110,11 +110,15 @@ func (h *House) open(ctx context.Context, by actor.Actor, create bool) error {
 // openTrail makes the two rooms that need each other: keys, whose making is an event, and the
 // trail, whose events are sealed and signed with keys.
 func (h *House) openTrail(ctx context.Context, by actor.Actor, holder string, create bool) (err error) {
+	atlas, err := h.openAtlas()
+	if err != nil {
+		return err
+	}
 	connect := func(k *keyring.Keyring) keyring.Recorder {
 		h.Trail = audit.New(h.DB, k, audit.Options{
 			Clock: clock.System, Log: h.log, Metrics: h.Metrics, Holder: holder,
 			Wake:     func() { h.Jobs.Wake(audit.JobName) },
-			Remember: audit.RememberFile(filepath.Join(h.Config.Data, "checkpoint")),
+			Remember: audit.RememberFile(filepath.Join(h.Config.Data, "checkpoint")), Locator: atlas,
 		})
 		return func(ctx context.Context, tx *db.Tx, by actor.Actor, c customer.ID, action, resource string) error {
 			return h.Trail.Record(ctx, tx, by, audit.Event{Action: action, Resource: resource, Customer: c, Outcome: audit.Granted})
