@@ -22,6 +22,7 @@ import (
 	"strongroom/internal/config"
 	"strongroom/internal/customer"
 	"strongroom/internal/db"
+	"strongroom/internal/events"
 	"strongroom/internal/id"
 	"strongroom/internal/jobs"
 	"strongroom/internal/keyring"
@@ -39,6 +40,9 @@ func Check(c config.Config) error {
 	err := c.Validate()
 	if len(c.Collections) > 0 {
 		err = errors.Join(err, vault.Validate(collectionsOf(c.Collections)))
+	}
+	if faulty := events.Validate(sourcesOf(c.Audit.Sources)); faulty != nil {
+		err = errors.Join(err, faulty)
 	}
 	if _, loaded := policy.Load(c.Policies); loaded != nil {
 		err = errors.Join(err, &config.Error{Key: "policies", Problem: loaded.Error()})

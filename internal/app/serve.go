@@ -178,7 +178,7 @@ func (s *Server) doors(c config.Config, o Options, appHandler, serviceHandler ht
 		types    []string // of bodies; nil is JSON alone
 	}{
 		{"app", c.Listeners.App, edge.Public, len(c.Listeners.App.Allow) == 0, appHandler, blobBodies, nil},
-		{"service", c.Listeners.Service, edge.Mutual, false, serviceHandler, nil, []string{"application/json", "application/merge-patch+json"}},
+		{"service", c.Listeners.Service, edge.Mutual, false, serviceHandler, eventBodies, []string{"application/json", "application/merge-patch+json"}},
 		{"admin", c.Listeners.Admin, edge.Public, false, none, nil, nil},
 	} {
 		allow, err := prefixes("listeners."+door.name+".allow", door.set.Allow)

@@ -23,6 +23,7 @@ func (s *Server) services(ctx context.Context, o Options) (http.Handler, error) 
 	surface := api.NewService(mux, api.Options{Title: "Strongroom for services", Version: o.Version, Log: h.log})
 	s.records.ForServices(policies, book).Register(surface)
 	transit.New(transit.Options{Keys: h.Ring, Trail: h.Trail, Policy: policies, Book: book}).Register(surface)
+	h.events(policies, book).Register(surface)
 	h.Jobs.Add(book.Job())
 	return mux, nil
 }

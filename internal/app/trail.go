@@ -10,7 +10,10 @@ import (
 	"strongroom/internal/audit"
 	"strongroom/internal/config"
 	"strongroom/internal/customer"
+	"strongroom/internal/edge"
+	"strongroom/internal/events"
 	"strongroom/internal/location"
+	"strongroom/internal/once"
 	"strongroom/internal/policy"
 	"strongroom/internal/problem"
 )
@@ -35,6 +38,32 @@ func (h *House) openAtlas() (*location.Atlas, error) {
 	}
 	h.Jobs.Add(atlas.Job())
 	return atlas, nil
+}
+
+// events makes the trail as services may use it.
+func (h *House) events(set *policy.Set, book *once.Book) *events.Events {
+	return events.New(events.Options{
+		DB: h.DB, Keys: h.Ring, Trail: h.Trail, Search: h.Trail.Search(searchPolicy{set, h.Config.Environment}),
+		Policy: set, Book: book, Sources: sourcesOf(h.Config.Audit.Sources),
+	})
+}
+
+// eventBodies are the large bodies that the service listener takes.
+var eventBodies = []edge.Body{{
+	Method: http.MethodPost, Prefix: events.BatchPath, Limit: events.MaxBody, ContentTypes: []string{events.BatchType},
+}}
+
+func sourcesOf(list []config.Source) []events.Source {
+	var all []events.Source
+	for _, s := range list {
+		source := events.Source{Name: s.Name, Service: s.Service, Actions: s.Actions}
+		for _, f := range s.Fields {
+			source.Fields = append(source.Fields, events.Field{Name: f.Name, Type: events.Type(f.Type), Personal: f.Personal,
+				Required: f.Required, MaxLength: f.MaxLength})
+		}
+		all = append(all, source)
+	}
+	return all
 }
 
 // searchPolicy lets the policies decide on searches.

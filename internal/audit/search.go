@@ -97,7 +97,7 @@ const (
 	maxPage     = 500
 	// scan bounds how many index rows one page looks at, and with it the time that it takes: what the
 	// index of the most telling value does not decide is compared row by row.
-	scan = 2048
+	scan = 1024
 )
 
 // Run returns a page of the events that q asks for. The search is itself an event, which is committed

@@ -403,7 +403,8 @@ func (h *house) plan(q audit.Query) string {
 	return strings.Join(lines, "\n")
 }
 
-// bulk puts n events of many customers into the trail and the index, through the trail itself.
+// bulk puts n events of many customers into the trail, gives them places behind the sequencer's back, and
+// indexes them.
 func (h *house) bulk(n int) {
 	h.t.Helper()
 	ctx := context.Background()
@@ -432,7 +433,18 @@ func (h *house) bulk(n int) {
 		})
 		done += some
 	}
-	h.index()
+	h.exec(`INSERT INTO event_leaf (idx, event_id) SELECT row_number() OVER (ORDER BY id) - 1, id FROM event`)
+	h.exec(`DELETE FROM event_pending`)
+	h.exec(`UPDATE log_head SET size = (SELECT count(*) FROM event)`)
+	for {
+		indexed, err := h.trail.IndexMany(ctx)
+		if err != nil {
+			h.t.Fatal(err)
+		}
+		if indexed == 0 {
+			break
+		}
+	}
 }
 
 // BenchmarkSearch measures the first page of searches in a trail of a million events (or as many as
@@ -445,43 +457,45 @@ func BenchmarkSearch(b *testing.B) {
 		}
 	}
 	for _, engine := range engines() {
-		h := newHouse(b, dbtest.Open(b, engine), audit.Options{Locator: atlas{}})
-		began := time.Now()
-		h.bulk(events)
-		b.Logf("%s: %d events in %v", engine, events, time.Since(began).Round(time.Second))
-		s := h.trail.Search(nil)
-		for _, c := range []struct {
-			name string
-			q    audit.Query
-		}{
-			{"everything", audit.Query{}},
-			{"customer", audit.Query{Customer: "cus_77"}},
-			{"device", audit.Query{Device: "dev_77"}},
-			{"action", audit.Query{Action: "identity.login.start"}},
-			{"prefix", audit.Query{Action: "identity.*"}},
-			{"denied", audit.Query{Outcome: "denied"}},
-			{"resource", audit.Query{Resource: "record profile/77"}},
-			{"request", audit.Query{Request: "req_7777"}},
-			{"transaction", audit.Query{Transaction: "tr_7777"}},
-			{"address", audit.Query{Address: "192.0.7.77"}},
-			{"country", audit.Query{Country: "DE"}},
-			{"country-and-action", audit.Query{Country: "DE", Action: "vault.record.put"}},
-			{"denied-of-prefix", audit.Query{Outcome: "denied", Action: "identity.session.*"}},
-			{"reason", audit.Query{Reason: "code"}},
-			{"reason-that-is-none", audit.Query{Reason: "no-such-reason"}},
-		} {
-			b.Run(engine.String()+"/"+c.name, func(b *testing.B) {
-				var took []time.Duration
-				for b.Loop() {
-					began := time.Now()
-					if _, err := s.Run(context.Background(), operator, c.q, audit.Ask{}); err != nil {
-						b.Fatal(err)
+		b.Run(engine.String(), func(b *testing.B) {
+			h := newHouse(b, dbtest.Open(b, engine), audit.Options{Locator: atlas{}})
+			began := time.Now()
+			h.bulk(events)
+			b.Logf("%s: %d events in %v", engine, events, time.Since(began).Round(time.Second))
+			s := h.trail.Search(nil)
+			for _, c := range []struct {
+				name string
+				q    audit.Query
+			}{
+				{"everything", audit.Query{}},
+				{"customer", audit.Query{Customer: "cus_77"}},
+				{"device", audit.Query{Device: "dev_77"}},
+				{"action", audit.Query{Action: "identity.login.start"}},
+				{"prefix", audit.Query{Action: "identity.*"}},
+				{"denied", audit.Query{Outcome: "denied"}},
+				{"resource", audit.Query{Resource: "record profile/77"}},
+				{"request", audit.Query{Request: "req_7777"}},
+				{"transaction", audit.Query{Transaction: "tr_7777"}},
+				{"address", audit.Query{Address: "192.0.7.77"}},
+				{"country", audit.Query{Country: "DE"}},
+				{"country-and-action", audit.Query{Country: "DE", Action: "vault.record.put"}},
+				{"denied-of-prefix", audit.Query{Outcome: "denied", Action: "identity.session.*"}},
+				{"reason", audit.Query{Reason: "code"}},
+				{"reason-that-is-none", audit.Query{Reason: "no-such-reason"}},
+			} {
+				b.Run(c.name, func(b *testing.B) {
+					var took []time.Duration
+					for b.Loop() {
+						began := time.Now()
+						if _, err := s.Run(context.Background(), operator, c.q, audit.Ask{}); err != nil {
+							b.Fatal(err)
+						}
+						took = append(took, time.Since(began))
 					}
-					took = append(took, time.Since(began))
-				}
-				slices.Sort(took)
-				b.ReportMetric(float64(took[len(took)*99/100].Microseconds())/1000, "p99-ms")
-			})
-		}
+					slices.Sort(took)
+					b.ReportMetric(float64(took[len(took)*99/100].Microseconds())/1000, "p99-ms")
+				})
+			}
+		})
 	}
 }

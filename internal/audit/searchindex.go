@@ -121,7 +121,9 @@ func facets(p *placed, personal map[string]string) (v [len(dimensions)]string) {
 
 // Index makes the next events of the log findable, at most some dozen, and returns how many they were. It
 // may run anywhere at any time, also twice at once.
-func (t *Trail) Index(ctx context.Context) (int, error) {
+func (t *Trail) Index(ctx context.Context) (int, error) { return t.indexSome(ctx, indexBatch) }
+
+func (t *Trail) indexSome(ctx context.Context, some int64) (int, error) {
 	var from, to int64
 	var batch []searchRow
 	err := t.db.View(ctx, func(tx *db.Tx) error {
@@ -133,7 +135,7 @@ func (t *Trail) Index(ctx context.Context) (int, error) {
 		if from, err = selectIndexed(ctx, tx); err != nil {
 			return err
 		}
-		to = min(h.size, from+indexBatch)
+		to = min(h.size, from+some)
 		if to <= from {
 			return nil
 		}
