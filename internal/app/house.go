@@ -108,6 +108,7 @@ func (h *House) open(ctx context.Context, by actor.Actor, create bool) error {
 		return err
 	}
 	h.Jobs.Add(h.Trail.Watch())
+	h.Jobs.Add(h.Trail.ClockJob())
 	return h.openVault()
 }
 
@@ -123,6 +124,7 @@ func (h *House) openTrail(ctx context.Context, by actor.Actor, holder string, cr
 			Clock: clock.System, Log: h.log, Metrics: h.Metrics, Holder: holder,
 			Wake:     func() { h.Jobs.Wake(audit.JobName) },
 			Remember: audit.RememberFile(filepath.Join(h.Config.Data, "checkpoint")), Locator: atlas,
+			ClockLimit: h.Config.Audit.ClockSkew,
 		})
 		return func(ctx context.Context, tx *db.Tx, by actor.Actor, c customer.ID, action, resource string) error {
 			return h.Trail.Record(ctx, tx, by, audit.Event{Action: action, Resource: resource, Customer: c, Outcome: audit.Granted})

@@ -128,6 +128,9 @@ type Options struct {
 	Remember Memory
 	// Locator says where addresses are; nil means that it is not known.
 	Locator Locator
+	// Findings is told when clocks are further apart than ClockLimit, which by default is DefaultClockLimit.
+	Findings   Findings
+	ClockLimit time.Duration
 
 	Clock   clock.Clock           // nil means clock.System
 	Log     *slog.Logger          // nil discards
@@ -144,6 +147,10 @@ type Trail struct {
 	remember Memory
 	locator  Locator
 	metrics  *metrics
+
+	findings   Findings
+	clockLimit time.Duration
+	skewed     atomic.Bool // it was logged that clocks are apart
 
 	last      atomic.Int64 // the time of the last event, Unix microseconds
 	awake     atomic.Bool  // the sequencer was woken and has not begun yet
@@ -165,6 +172,7 @@ func New(d *db.DB, keys Keys, o Options) *Trail {
 	}
 	t := &Trail{
 		db: d, keys: keys, clock: o.Clock, log: o.Log, holder: o.Holder, remember: o.Remember, locator: o.Locator,
+		findings: o.Findings, clockLimit: cmp.Or(o.ClockLimit, DefaultClockLimit),
 		metrics: newMetrics(o.Metrics), wake: o.Wake, committed: make(map[Outcome]func()),
 		born: o.Clock.Now(),
 	}
@@ -406,6 +414,7 @@ type metrics struct {
 	batch       prometheus.Histogram
 	latency     prometheus.Histogram
 	findings    prometheus.Gauge
+	skew        prometheus.Gauge
 }
 
 func newMetrics(r prometheus.Registerer) *metrics {
@@ -432,6 +441,9 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		latency: register(r, prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "strongroom_audit_checkpoint_seconds", Help: "Time from an event to the signed checkpoint that covers it, of the oldest in each batch.",
 			Buckets: []float64{.01, .05, .1, .25, .5, .75, 1, 2.5, 10, 60},
+		})),
+		skew: register(r, prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "strongroom_audit_clock_skew_seconds", Help: "How far the clocks of servers and database are apart at most.",
 		})),
 		findings: register(r, prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "strongroom_audit_findings", Help: "Findings of the last verification by this process.",
