@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -163,7 +164,7 @@ func (p *searchPrinter) print(e audit.Found) error {
 		return json.NewEncoder(p.out).Encode(e)
 	}
 	if p.count == 1 {
-		if err := p.line("%-19s    %-16s  %-27s  %s", "TIME", "WHO", "ACTION", "WHAT"); err != nil {
+		if err := p.line("%-19s    %-14s  %-26s  %s", "TIME", "WHO", "ACTION", "WHAT"); err != nil {
 			return err
 		}
 	}
@@ -171,7 +172,7 @@ func (p *searchPrinter) print(e audit.Found) error {
 	if mark == "" {
 		mark = "?" // audit.Unverified
 	}
-	who := p.id(e.Actor.ID)
+	who := p.who(e.Actor.ID)
 	if who == "" {
 		who = string(e.Actor.Kind)
 	}
@@ -183,22 +184,22 @@ func (p *searchPrinter) print(e audit.Found) error {
 		what = append(what, "("+e.Reason+")")
 	}
 	if e.Resource != "" {
-		what = append(what, e.Resource)
+		what = append(what, p.ids(e.Resource))
 	}
 	if c := string(e.Customer); c != "" && c != e.Actor.ID {
-		what = append(what, "of "+p.id(c))
+		what = append(what, "of "+p.ids(c))
 	}
 	if e.Transaction != "" {
 		what = append(what, "transaction "+e.Transaction)
 	}
-	err := p.line("%s  %s %-16s  %-27s  %s", e.Time.Local().Format(time.DateTime), mark, who, e.Action, strings.Join(what, " "))
+	err := p.line("%s  %s %-14s  %-26s  %s", e.Time.Local().Format(time.DateTime), mark, who, e.Action, strings.Join(what, " "))
 	for _, m := range []map[string]string{e.Fields, e.Personal} {
 		var list []string
 		for _, name := range slices.Sorted(maps.Keys(m)) {
 			list = append(list, name+" "+m[name])
 		}
 		if len(list) > 0 && err == nil {
-			err = p.line("%21s%s", "", strings.Join(list, ", "))
+			err = p.line("%23s%s", "", strings.Join(list, ", "))
 		}
 	}
 	return err
@@ -213,13 +214,29 @@ func (p *searchPrinter) line(format string, args ...any) error {
 	return err
 }
 
-// id shortens the ids that Strongroom makes to their kind and their random end.
-func (p *searchPrinter) id(id string) string {
-	kind, rest, ok := strings.Cut(id, "_")
-	if p.wide || !ok || len(rest) != 26 {
+// ids shortens the ids that Strongroom makes to their kind and their random end.
+func (p *searchPrinter) ids(text string) string {
+	if p.wide {
+		return text
+	}
+	return idForm.ReplaceAllString(text, "${1}_…$2")
+}
+
+var idForm = regexp.MustCompile(`\b([a-z]{3})_[0-9a-z]{18}([0-9a-z]{8})\b`)
+
+// who shortens an actor's id to its column; of a SPIFFE name the end says most.
+func (p *searchPrinter) who(id string) string {
+	const width = 14
+	if id = p.ids(id); p.wide || utf8.RuneCountInString(id) <= width {
 		return id
 	}
-	return kind + "_…" + rest[len(rest)-8:]
+	if i := strings.LastIndexByte(id, '/'); i >= 0 {
+		id = "…" + id[i:]
+	}
+	if r := []rune(id); len(r) > width {
+		id = string(r[:width-1]) + "…"
+	}
+	return id
 }
 
 // end says how much was found, and how far the search could see; not among the events.
@@ -230,7 +247,7 @@ func (p *searchPrinter) end(w io.Writer, page audit.Page) error {
 	}
 	text := fmt.Sprintf("%s found among the first %d of the log", found, page.Indexed)
 	if page.Waiting > 0 {
-		text += fmt.Sprintf("; %d newer ones cannot be found yet", page.Waiting)
+		text += fmt.Sprintf("; newer than those, and not to be found yet: %d", page.Waiting)
 	}
 	_, err := fmt.Fprintln(w, text+".")
 	if page.Next != "" && err == nil {

@@ -24,48 +24,48 @@ type Purpose struct {
 	Purpose string `header:"Strongroom-Purpose" doc:"Why this is done: a slug that policies decide on and the trail keeps. Needed." example:"payment"`
 }
 
-type recordInput struct {
+type eventInput struct {
 	Purpose
 	Once    string `header:"Idempotency-Key" doc:"The event's id, when the event has none."`
 	RawBody []byte `contentType:"application/json"`
 }
 
-type batchInput struct {
+type eventBatchInput struct {
 	Purpose
 	RawBody []byte `contentType:"application/x-ndjson"`
 }
 
-// RecordedView is an event that was taken in.
-type RecordedView struct {
+// RecordedEventView is an event that was taken in.
+type RecordedEventView struct {
 	Event    string `json:"event" doc:"The event's id in the trail."`
 	Repeated bool   `json:"repeated,omitempty" doc:"It was there already."`
 }
 
-type recordOutput struct{ Body RecordedView }
+type eventOutput struct{ Body RecordedEventView }
 
-// ProblemView is why an event was not taken in (RFC 9457).
-type ProblemView struct {
+// EventProblemView is why an event was not taken in (RFC 9457).
+type EventProblemView struct {
 	Type   string `json:"type"`
 	Title  string `json:"title"`
 	Status int    `json:"status"`
 	Detail string `json:"detail,omitempty"`
 }
 
-// ResultView is what came of one line.
-type ResultView struct {
-	Event    string       `json:"event,omitempty" doc:"The event's id in the trail."`
-	Repeated bool         `json:"repeated,omitempty" doc:"It was there already."`
-	Problem  *ProblemView `json:"problem,omitempty"`
+// EventResultView is what came of one line.
+type EventResultView struct {
+	Event    string            `json:"event,omitempty" doc:"The event's id in the trail."`
+	Repeated bool              `json:"repeated,omitempty" doc:"It was there already."`
+	Problem  *EventProblemView `json:"problem,omitempty"`
 }
 
-type batchOutput struct {
+type eventBatchOutput struct {
 	Body struct {
-		Results []ResultView `json:"results" nullable:"false" doc:"In the order of the lines."`
+		Results []EventResultView `json:"results" nullable:"false" doc:"In the order of the lines."`
 	}
 }
 
-// QueryView says which events are asked for: those that fit everything that it names.
-type QueryView struct {
+// TrailQueryView says which events are asked for: those that fit everything that it names.
+type TrailQueryView struct {
 	Actor       string    `json:"actor,omitempty" maxLength:"256" doc:"Who acted."`
 	OnBehalf    string    `json:"on_behalf_of,omitempty" maxLength:"256" doc:"For whom a service acted." example:"staff:anna"`
 	Customer    string    `json:"customer,omitempty" maxLength:"256" doc:"Whose data or account it was."`
@@ -83,7 +83,7 @@ type QueryView struct {
 	Since       int64     `json:"since_seconds,omitempty" minimum:"0" doc:"Not longer ago when the search begins."`
 }
 
-func (v QueryView) query() audit.Query {
+func (v TrailQueryView) query() audit.Query {
 	q := audit.Query{Actor: v.Actor, OnBehalf: v.OnBehalf, Customer: v.Customer, Device: v.Device, Action: v.Action, Outcome: v.Outcome,
 		Resource: v.Resource, Address: v.Address, Country: v.Country, Request: v.Request, Transaction: v.Transaction, Reason: v.Reason, Since: v.Since}
 	if !v.From.IsZero() {
@@ -95,8 +95,8 @@ func (v QueryView) query() audit.Query {
 	return q
 }
 
-func viewOf(q audit.Query) QueryView {
-	v := QueryView{Actor: q.Actor, OnBehalf: q.OnBehalf, Customer: q.Customer, Device: q.Device, Action: q.Action, Outcome: q.Outcome,
+func viewOf(q audit.Query) TrailQueryView {
+	v := TrailQueryView{Actor: q.Actor, OnBehalf: q.OnBehalf, Customer: q.Customer, Device: q.Device, Action: q.Action, Outcome: q.Outcome,
 		Resource: q.Resource, Address: q.Address, Country: q.Country, Request: q.Request, Transaction: q.Transaction, Reason: q.Reason, Since: q.Since}
 	if q.From != 0 {
 		v.From = time.UnixMicro(q.From).UTC()
@@ -114,10 +114,10 @@ type PageAsk struct {
 	After  string `json:"after,omitempty" maxLength:"128" doc:"The next of the page before."`
 }
 
-type searchInput struct {
+type trailSearchInput struct {
 	Purpose
 	Body struct {
-		Query QueryView `json:"query"`
+		Query TrailQueryView `json:"query"`
 		PageAsk
 	}
 }
@@ -131,7 +131,7 @@ type runInput struct {
 type saveInput struct {
 	Purpose
 	Name string `path:"name" doc:"At most 64 of a-z, 0-9 and hyphens."`
-	Body QueryView
+	Body TrailQueryView
 }
 
 type namedInput struct {
@@ -141,23 +141,23 @@ type namedInput struct {
 
 type listInput struct{ Purpose }
 
-type pageOutput struct {
+type trailPageOutput struct {
 	CacheControl string `header:"Cache-Control"`
 	Body         audit.Page
 }
 
-// SavedView is a saved search.
-type SavedView struct {
-	Name   string    `json:"name"`
-	Query  QueryView `json:"query"`
-	MadeBy string    `json:"made_by"`
-	MadeAt time.Time `json:"made_at"`
+// SavedSearchView is a saved search.
+type SavedSearchView struct {
+	Name   string         `json:"name"`
+	Query  TrailQueryView `json:"query"`
+	MadeBy string         `json:"made_by"`
+	MadeAt time.Time      `json:"made_at"`
 }
 
-type listOutput struct {
+type searchesOutput struct {
 	CacheControl string `header:"Cache-Control"`
 	Body         struct {
-		Searches []SavedView `json:"searches" nullable:"false"`
+		Searches []SavedSearchView `json:"searches" nullable:"false"`
 	}
 }
 
@@ -175,7 +175,7 @@ func (e *Events) Register(api huma.API) {
 	record.DefaultStatus, record.SkipValidateBody, record.MaxBodyBytes, record.BodyReadTimeout = http.StatusCreated, true, MaxLine+1, 10*time.Second
 	record.RequestBody = &huma.RequestBody{Required: true, Content: map[string]*huma.MediaType{},
 		Description: "The event, as audit.sources declares it: id, action, outcome, reason, resource, customer, on_behalf_of, transaction, occurred_at, fields."}
-	huma.Register(api, record, func(ctx context.Context, in *recordInput) (*recordOutput, error) {
+	huma.Register(api, record, func(ctx context.Context, in *eventInput) (*eventOutput, error) {
 		results, err := e.Record(ctx, actor.From(ctx), in.Purpose.Purpose, in.Once, [][]byte{in.RawBody})
 		if err != nil {
 			return nil, err
@@ -183,7 +183,7 @@ func (e *Events) Register(api huma.API) {
 		if p := results[0].Problem; p != nil {
 			return nil, p
 		}
-		return &recordOutput{RecordedView{results[0].Event, results[0].Repeated}}, nil
+		return &eventOutput{RecordedEventView{results[0].Event, results[0].Repeated}}, nil
 	})
 	record.RequestBody.Content["application/json"].Schema = &huma.Schema{Type: huma.TypeObject, AdditionalProperties: true}
 
@@ -191,18 +191,18 @@ func (e *Events) Register(api huma.API) {
 	batch.SkipValidateBody, batch.MaxBodyBytes, batch.BodyReadTimeout = true, MaxBody+1, 30*time.Second
 	batch.RequestBody = &huma.RequestBody{Required: true, Content: map[string]*huma.MediaType{},
 		Description: "One event a line, each as for record-event and with an id. All that are well-formed are taken in together."}
-	huma.Register(api, batch, func(ctx context.Context, in *batchInput) (*batchOutput, error) {
+	huma.Register(api, batch, func(ctx context.Context, in *eventBatchInput) (*eventBatchOutput, error) {
 		results, err := e.Record(ctx, actor.From(ctx), in.Purpose.Purpose, "", split(in.RawBody))
 		if err != nil {
 			return nil, err
 		}
-		out := &batchOutput{}
-		out.Body.Results = make([]ResultView, len(results))
+		out := &eventBatchOutput{}
+		out.Body.Results = make([]EventResultView, len(results))
 		for i, r := range results {
-			out.Body.Results[i] = ResultView{Event: r.Event, Repeated: r.Repeated}
+			out.Body.Results[i] = EventResultView{Event: r.Event, Repeated: r.Repeated}
 			if p := r.Problem; p != nil {
 				status := p.GetStatus()
-				out.Body.Results[i].Problem = &ProblemView{problem.URN + p.Slug(), http.StatusText(status), status, p.Detail()}
+				out.Body.Results[i].Problem = &EventProblemView{problem.URN + p.Slug(), http.StatusText(status), status, p.Detail()}
 			}
 		}
 		return out, nil
@@ -210,11 +210,11 @@ func (e *Events) Register(api huma.API) {
 	batch.RequestBody.Content[BatchType].Schema = &huma.Schema{Type: huma.TypeString}
 
 	huma.Register(api, operation("search-trail", http.MethodPost, "/v1/audit/search", "Find events of the trail"),
-		func(ctx context.Context, in *searchInput) (*pageOutput, error) {
+		func(ctx context.Context, in *trailSearchInput) (*trailPageOutput, error) {
 			return page(e.o.Search.Run(ctx, actor.From(ctx), in.Body.Query.query(), in.Body.ask(in.Purpose)))
 		})
 	huma.Register(api, operation("run-search", http.MethodPost, "/v1/audit/searches/{name}/run", "Run a saved search"),
-		func(ctx context.Context, in *runInput) (*pageOutput, error) {
+		func(ctx context.Context, in *runInput) (*trailPageOutput, error) {
 			return page(e.o.Search.RunSaved(ctx, actor.From(ctx), in.Name, in.Body.ask(in.Purpose)))
 		})
 	save := operation("save-search", http.MethodPut, "/v1/audit/searches/{name}", "Save a search")
@@ -228,15 +228,15 @@ func (e *Events) Register(api huma.API) {
 		return nil, e.o.Search.Delete(ctx, actor.From(ctx), in.Purpose.Purpose, in.Name)
 	})
 	huma.Register(api, operation("list-searches", http.MethodGet, "/v1/audit/searches", "List the saved searches"),
-		func(ctx context.Context, in *listInput) (*listOutput, error) {
+		func(ctx context.Context, in *listInput) (*searchesOutput, error) {
 			list, err := e.o.Search.List(ctx, actor.From(ctx), in.Purpose.Purpose)
 			if err != nil {
 				return nil, err
 			}
-			out := &listOutput{CacheControl: noStore}
-			out.Body.Searches = make([]SavedView, len(list))
+			out := &searchesOutput{CacheControl: noStore}
+			out.Body.Searches = make([]SavedSearchView, len(list))
 			for i, s := range list {
-				out.Body.Searches[i] = SavedView{s.Name, viewOf(s.Query), s.MadeBy, s.MadeAt}
+				out.Body.Searches[i] = SavedSearchView{s.Name, viewOf(s.Query), s.MadeBy, s.MadeAt}
 			}
 			return out, nil
 		})
@@ -246,11 +246,11 @@ func (a PageAsk) ask(p Purpose) audit.Ask {
 	return audit.Ask{Purpose: p.Purpose, Reveal: a.Reveal, Limit: a.Limit, After: a.After}
 }
 
-func page(p audit.Page, err error) (*pageOutput, error) {
+func page(p audit.Page, err error) (*trailPageOutput, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &pageOutput{noStore, p}, nil
+	return &trailPageOutput{noStore, p}, nil
 }
 
 // split returns the lines that are not empty, at most one more than a batch may have.
