@@ -499,3 +499,22 @@ func BenchmarkSearch(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkIndex measures what makes events findable, after they have their places; one operation is one
+// event.
+func BenchmarkIndex(b *testing.B) {
+	for _, engine := range engines() {
+		b.Run(engine.String(), func(b *testing.B) {
+			h := newHouse(b, dbtest.Open(b, engine), audit.Options{Locator: atlas{}})
+			h.fill(b.N)
+			h.sequence()
+			b.ResetTimer()
+			cpu := cpuTime()
+			if err := h.trail.IndexAll(context.Background()); err != nil {
+				b.Fatal(err)
+			}
+			b.StopTimer()
+			b.ReportMetric(float64((cpuTime()-cpu).Nanoseconds())/float64(b.N)/1000, "cpu-µs/op")
+		})
+	}
+}
