@@ -243,7 +243,9 @@ func (c *Client) deliver(ctx context.Context, r request) (answer, error) {
 	var body []byte
 	if r.body != nil {
 		var err error
-		if body, err = json.Marshal(r.body); err != nil {
+		if raw, ok := r.body.(rawBody); ok {
+			body = raw
+		} else if body, err = json.Marshal(r.body); err != nil {
 			return answer{}, fmt.Errorf("request body: %w", err)
 		}
 	}

@@ -18,7 +18,7 @@ import (
 
 func newAudit() *cobra.Command {
 	cmd := &cobra.Command{Use: "audit", Short: "Read and verify the audit trail"}
-	cmd.AddCommand(newAuditVerify(), newAuditTail(), newAuditExport())
+	cmd.AddCommand(newAuditVerify(), newAuditTail(), newAuditSearch(), newAuditSearches(), newAuditExport())
 	return cmd
 }
 

@@ -38,6 +38,7 @@ type Operator interface {
 	KeyOperator
 	CustomerKeyOperator
 	TrailOperator
+	SearchOperator
 	// Close lets go of the installation.
 	Close() error
 }
@@ -77,6 +78,7 @@ func serveControl(house *House, data string, log *slog.Logger) (*control, error)
 	mux.HandleFunc("POST /keys", c.keys)
 	mux.HandleFunc("POST /findings", c.findings)
 	c.vaultRoutes(mux)
+	c.searchRoutes(mux)
 	mux.HandleFunc("POST /rotation", c.rotation)
 	c.customerKeyRoutes(mux)
 	c.server = &http.Server{

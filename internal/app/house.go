@@ -23,6 +23,7 @@ import (
 	"strongroom/internal/config"
 	"strongroom/internal/customer"
 	"strongroom/internal/db"
+	"strongroom/internal/events"
 	"strongroom/internal/finding"
 	"strongroom/internal/id"
 	"strongroom/internal/jobs"
@@ -41,6 +42,9 @@ func Check(c config.Config) error {
 	err := c.Validate()
 	if len(c.Collections) > 0 {
 		err = errors.Join(err, vault.Validate(collectionsOf(c.Collections)))
+	}
+	if faulty := events.Validate(sourcesOf(c.Audit.Sources)); faulty != nil {
+		err = errors.Join(err, faulty)
 	}
 	if _, loaded := policy.Load(c.Policies); loaded != nil {
 		err = errors.Join(err, &config.Error{Key: "policies", Problem: loaded.Error()})
@@ -108,17 +112,23 @@ func (h *House) open(ctx context.Context, by actor.Actor, create bool) error {
 		return err
 	}
 	h.Jobs.Add(h.Trail.Watch())
+	h.Jobs.Add(h.Trail.ClockJob())
 	return h.openVault()
 }
 
 // openTrail makes the two rooms that need each other: keys, whose making is an event, and the
 // trail, whose events are sealed and signed with keys.
 func (h *House) openTrail(ctx context.Context, by actor.Actor, holder string, create bool) (err error) {
+	atlas, err := h.openAtlas()
+	if err != nil {
+		return err
+	}
 	connect := func(k *keyring.Keyring) keyring.Recorder {
 		h.Trail = audit.New(h.DB, k, audit.Options{
 			Clock: clock.System, Log: h.log, Metrics: h.Metrics, Holder: holder,
 			Wake:     func() { h.Jobs.Wake(audit.JobName) },
-			Remember: audit.RememberFile(filepath.Join(h.Config.Data, "checkpoint")),
+			Remember: audit.RememberFile(filepath.Join(h.Config.Data, "checkpoint")), Locator: atlas,
+			ClockLimit: h.Config.Audit.ClockSkew, Findings: findings{h},
 		})
 		h.Findings = finding.New(finding.Options{DB: h.DB, Trail: h.Trail, Clock: clock.System, Log: h.log, Metrics: h.Metrics})
 		return func(ctx context.Context, tx *db.Tx, by actor.Actor, c customer.ID, action, resource string) error {
@@ -127,10 +137,24 @@ func (h *House) openTrail(ctx context.Context, by actor.Actor, holder string, cr
 	}
 	h.Ring, err = keyring.Open(ctx, by, keyring.Options{
 		DB: h.DB, Root: h.root, Create: create, Connect: connect, Clock: clock.System, Log: h.log, Metrics: h.Metrics,
+		Findings: findings{h},
 		KEKEvery: h.Config.Keys.KEKEvery, ServiceEvery: h.Config.Keys.ServiceEvery, Rate: h.Config.Keys.RotationRate,
 		CustomerEvery: h.Config.Keys.CustomerEvery,
 	})
 	return err
+}
+
+// findings is the register of findings for the rooms that it stands on itself, which are made before it.
+type findings struct{ house *House }
+
+// Raise is that of finding.Register.
+func (f findings) Raise(ctx context.Context, kind, subject, detail string) error {
+	return f.house.Findings.Raise(ctx, kind, subject, detail)
+}
+
+// Clear is that of finding.Register.
+func (f findings) Clear(ctx context.Context, kind, subject string) error {
+	return f.house.Findings.Clear(ctx, kind, subject)
 }
 
 func openRoot(ctx context.Context, c config.Config) (keyring.Root, error) {

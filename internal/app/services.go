@@ -8,6 +8,7 @@ import (
 	"strongroom/internal/api"
 	"strongroom/internal/clock"
 	"strongroom/internal/edge"
+	"strongroom/internal/events"
 	"strongroom/internal/once"
 	"strongroom/internal/policy"
 	"strongroom/internal/problem"
@@ -17,6 +18,8 @@ import (
 // serviceBodies are the large bodies that the service listener takes.
 var serviceBodies = append([]edge.Body{{
 	Method: http.MethodPost, Prefix: transit.BatchPath, Limit: transit.MaxBatchBody, ContentTypes: []string{"application/json"},
+}, {
+	Method: http.MethodPost, Prefix: events.BatchPath, Limit: events.MaxBody, ContentTypes: []string{events.BatchType},
 }}, blobBodies...)
 
 // services returns what the service listener serves: the vault and named keys, as far as the policies permit.
@@ -35,6 +38,7 @@ func (s *Server) services(ctx context.Context, o Options) (http.Handler, error) 
 		return policies.Decide(policy.Question{By: by, Action: policy.TrailRead, Resource: policy.Environment(h.DB.Environment()), Purpose: purpose})
 	})
 	s.feed.Register(surface)
+	h.events(policies, book).Register(surface)
 	h.Jobs.Add(book.Job())
 	return mux, nil
 }

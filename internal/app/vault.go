@@ -40,7 +40,7 @@ func (h *House) openVault() (err error) {
 	}
 	h.Vault, err = vault.New(h.DB, h.Ring, h.Trail, vault.Options{
 		Collections: collections, Clock: clock.System, Log: h.log, Metrics: h.Metrics,
-		Erasers: []vault.Eraser{identity.NewEraser(h.Ring)},
+		Erasers: []vault.Eraser{identity.NewEraser(h.Ring), h.Trail},
 	})
 	if err != nil {
 		return fmt.Errorf("collections: %w", err)

@@ -68,7 +68,7 @@ type Event struct {
 	Outcome     Outcome           // Do sets it
 	Reason      string            // a stable slug such as "wrong-code", never free text; may be empty
 	Transaction string            // the caller's business transaction; may be empty
-	Personal    map[string]string // what is personal or free text; sealed. "address" and "key" are Record's own
+	Personal    map[string]string // what is personal or free text; sealed. "address", "country", "network" and "key" are Record's own
 
 	denial *problem.Problem
 }
@@ -88,6 +88,9 @@ func (e *Event) Denied() bool { return e.denial != nil }
 const (
 	nameAddress = "address"
 	nameKey     = "key"
+	nameCountry = "country"      // where the address was when the event happened; see Locator
+	nameNetwork = "network"      // and in whose network
+	nameBehalf  = "on_behalf_of" // for whom a service reports the event; see package events
 )
 
 // Keys gives the keys that events are sealed, authenticated and signed with. The keyring is behind
@@ -125,6 +128,11 @@ type Options struct {
 	Wake func()
 	// Remember keeps the newest checkpoint outside of the database.
 	Remember Memory
+	// Locator says where addresses are; nil means that it is not known.
+	Locator Locator
+	// Findings is told when clocks are further apart than ClockLimit, which by default is DefaultClockLimit.
+	Findings   Findings
+	ClockLimit time.Duration
 
 	Clock   clock.Clock           // nil means clock.System
 	Log     *slog.Logger          // nil discards
@@ -139,7 +147,12 @@ type Trail struct {
 	log      *slog.Logger
 	holder   string
 	remember Memory
+	locator  Locator
 	metrics  *metrics
+
+	findings   Findings
+	clockLimit time.Duration
+	skewed     atomic.Bool // it was logged that clocks are apart
 
 	last      atomic.Int64 // the time of the last event, Unix microseconds
 	awake     atomic.Bool  // the sequencer was woken and has not begun yet
@@ -160,7 +173,8 @@ func New(d *db.DB, keys Keys, o Options) *Trail {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	t := &Trail{
-		db: d, keys: keys, clock: o.Clock, log: o.Log, holder: o.Holder, remember: o.Remember,
+		db: d, keys: keys, clock: o.Clock, log: o.Log, holder: o.Holder, remember: o.Remember, locator: o.Locator,
+		findings: o.Findings, clockLimit: cmp.Or(o.ClockLimit, DefaultClockLimit),
 		metrics: newMetrics(o.Metrics), wake: o.Wake, committed: make(map[Outcome]func()),
 		born: o.Clock.Now(),
 	}
@@ -249,7 +263,11 @@ func (t *Trail) Record(ctx context.Context, tx *db.Tx, by actor.Actor, e Event) 
 			return err
 		}
 		if ring != nil {
-			s.plain = appendPersonal(s.plain[:0], e.Personal, address, key)
+			var country, network string
+			if t.locator != nil && address != "" {
+				country, network = t.locator.Locate(by.Address)
+			}
+			s.plain = appendPersonal(s.plain[:0], e.Personal, address, country, key, network)
 			if len(s.plain) > maxSealed-1024 {
 				return errors.New("audit: an event has too large a personal part")
 			}
@@ -398,6 +416,7 @@ type metrics struct {
 	batch       prometheus.Histogram
 	latency     prometheus.Histogram
 	findings    prometheus.Gauge
+	skew        prometheus.Gauge
 }
 
 func newMetrics(r prometheus.Registerer) *metrics {
@@ -424,6 +443,9 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		latency: register(r, prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "strongroom_audit_checkpoint_seconds", Help: "Time from an event to the signed checkpoint that covers it, of the oldest in each batch.",
 			Buckets: []float64{.01, .05, .1, .25, .5, .75, 1, 2.5, 10, 60},
+		})),
+		skew: register(r, prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "strongroom_audit_clock_skew_seconds", Help: "How far the clocks of servers and database are apart at most.",
 		})),
 		findings: register(r, prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "strongroom_audit_findings", Help: "Findings of the last verification by this process.",

@@ -154,11 +154,12 @@ func clean(s string, limit int) string {
 // salt, which goes with the key, it says nothing about the person, and with it, it fits one object.
 const saltSize = 32
 
-// appendPersonal appends the salt and the object of personal, the address and the key of the caller.
-func appendPersonal(b []byte, personal map[string]string, address, key string) []byte {
+// appendPersonal appends the salt and the object of personal, and of the caller the address, its country and
+// network, and the key.
+func appendPersonal(b []byte, personal map[string]string, address, country, key, network string) []byte {
 	b = slices.Grow(b, saltSize+128)[:len(b)+saltSize]
 	rand.Read(b[len(b)-saltSize:])
-	own := [...]struct{ name, value string }{{nameAddress, address}, {nameKey, key}}
+	own := [...]struct{ name, value string }{{nameAddress, address}, {nameCountry, country}, {nameKey, key}, {nameNetwork, network}}
 	b = append(b, '{')
 	first := true
 	add := func(name, value string) {

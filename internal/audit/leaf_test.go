@@ -143,7 +143,7 @@ func TestPersonal(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		personal := rapid.MapOf(rapid.StringMatching(`[a-z ]{1,8}`), rapid.StringMatching(`[ -~é]{1,20}`)).Draw(t, "personal")
 		address := rapid.SampledFrom([]string{"", "203.0.113.7", "2001:db8::1"}).Draw(t, "address")
-		plain := appendPersonal([]byte("before"), personal, address, "")[len("before"):]
+		plain := appendPersonal([]byte("before"), personal, address, "", "", "")[len("before"):]
 		r := row{id: "evt_1", customer: "cus_1", commitment: commit(plain)}
 		r.sealed = ring.Seal(sealPlace(r.id, r.customer), plain)
 		object, err := r.openPersonal(ring)
@@ -186,7 +186,7 @@ func TestPersonal(t *testing.T) {
 			t.Fatal("another personal part fits the commitment")
 		}
 		// The same person twice leaves two commitments that nobody can tell apart from others.
-		if again := appendPersonal(nil, personal, address, ""); bytes.Equal(commit(again), r.commitment) {
+		if again := appendPersonal(nil, personal, address, "", "", ""); bytes.Equal(commit(again), r.commitment) {
 			t.Fatal("the salt is not random")
 		}
 	})

@@ -74,7 +74,7 @@ type sequencer struct {
 // Job returns the sequencer as a job, to be run on all replicas: the lease picks one. It also runs
 // when Options.Wake is called.
 func (t *Trail) Job() jobs.Job {
-	return jobs.Job{Name: JobName, Every: pace, Run: t.sequenceAll, Leased: true, Quiet: true}
+	return jobs.Job{Name: JobName, Every: pace, Run: t.sequenceAndIndex, Leased: true, Quiet: true}
 }
 
 // Watch returns the job with which every replica, leased or not, looks at the log: it remembers the

@@ -44,12 +44,6 @@ type Sink interface {
 	Send(ctx context.Context, events []Entry) error
 }
 
-// Findings is where it is said that a sink is behind.
-type Findings interface {
-	Raise(ctx context.Context, kind, subject, detail string) error
-	Clear(ctx context.Context, kind, subject string) error
-}
-
 // Stream is a sink and what it is sent.
 type Stream struct {
 	Name     string // stable: where the sink has got to is kept under it

@@ -188,17 +188,43 @@ type SMS struct {
 	DailyCap int `yaml:"daily_cap"`
 }
 
+// Audit says what the trail takes in, compares, and sends on; see docs/audit.md.
+type Audit struct {
+	// LocationDatabase and NetworkDatabase are MaxMind DB files of countries and of autonomous systems,
+	// read again when they are replaced. Without one, where an address was is unknown.
+	LocationDatabase string `yaml:"location_database"`
+	NetworkDatabase  string `yaml:"network_database"`
+	// ClockSkew is how far servers' clocks may be apart, and from the database's, before it is a finding.
+	ClockSkew time.Duration `yaml:"clock_skew"`
+	// Sources are the operator's own services that record events.
+	Sources []Source `yaml:"sources"`
+	// Sinks are where the trail is sent to.
+	Sinks []Sink `yaml:"sinks"`
+}
+
+// Source is a service that records events of its own.
+type Source struct {
+	Name    string        `yaml:"name"`
+	Service string        `yaml:"service"` // the name that its certificate carries
+	Actions []string      `yaml:"actions"` // each begins with the source's name and a dot
+	Fields  []SourceField `yaml:"fields"`
+}
+
+// SourceField describes one field of a source's events.
+type SourceField struct {
+	Name      string `yaml:"name"`
+	Type      string `yaml:"type"`
+	Personal  bool   `yaml:"personal"`
+	Required  bool   `yaml:"required"`
+	MaxLength int    `yaml:"max_length"`
+}
+
 // Log says what is logged; personal values and secrets never are.
 type Log struct {
 	// Level is debug, info, warn or error.
 	Level string `yaml:"level"`
 	// Format is json or text.
 	Format string `yaml:"format"`
-}
-
-// Audit says where the trail goes beside the database.
-type Audit struct {
-	Sinks []Sink `yaml:"sinks"`
 }
 
 // Sink is a receiver of the trail; see docs/audit.md.
@@ -358,7 +384,8 @@ func (c *Config) Resolve() error {
 // paths returns every setting that is a path below Data when it is relative.
 func (c *Config) paths() []*string {
 	list := []*string{
-		&c.Policies, &c.RootKey.File, &c.RootKey.Passphrase.File, &c.Database.Password.File, &c.SMS.Secret.File,
+		&c.Policies, &c.Audit.LocationDatabase, &c.Audit.NetworkDatabase,
+		&c.RootKey.File, &c.RootKey.Passphrase.File, &c.Database.Password.File, &c.SMS.Secret.File,
 		&c.Listeners.App.Certificate, &c.Listeners.App.Key, &c.Listeners.App.BackupKey, &c.Listeners.App.ClientCA,
 		&c.Listeners.Service.Certificate, &c.Listeners.Service.Key, &c.Listeners.Service.BackupKey, &c.Listeners.Service.ClientCA,
 		&c.Listeners.Admin.Certificate, &c.Listeners.Admin.Key, &c.Listeners.Admin.BackupKey, &c.Listeners.Admin.ClientCA,

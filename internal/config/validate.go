@@ -49,6 +49,7 @@ func (c *Config) Validate() error {
 	v.duration("listeners.drain", c.Listeners.Drain, 0, 5*time.Minute)
 	v.login(c.Login, dev)
 	v.sms(c.SMS, dev)
+	v.duration("audit.clock_skew", c.Audit.ClockSkew, 100*time.Millisecond, time.Hour)
 	v.check(c.Log.Level == "debug" || c.Log.Level == "info" || c.Log.Level == "warn" || c.Log.Level == "error",
 		"log.level", "is not a level", "choose debug, info, warn or error")
 	v.check(c.Log.Format == "json" || c.Log.Format == "text", "log.format", "is not a format", "choose json or text")

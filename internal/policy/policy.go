@@ -69,6 +69,9 @@ const (
 	KeyVerifyMAC   = "key.verify-mac"
 	KeySign        = "key.sign"
 	KeyVerify      = "key.verify"
+	AuditSearch    = "audit.search" // without what is personal
+	AuditReveal    = "audit.reveal"
+	EventRecord    = "event.record"
 )
 
 // Suffix is how the names of policy files end; others in the folder are left alone.
@@ -95,6 +98,9 @@ func TokenKind(name string) Resource { return Resource{"TokenKind", name} }
 
 // Key returns the resource of a named key.
 func Key(name string) Resource { return Resource{"Key", name} }
+
+// Source returns the resource of a service's own events.
+func Source(name string) Resource { return Resource{"Source", name} }
 
 // Environment returns the resource of what belongs to none of the others.
 func Environment(name string) Resource { return Resource{"Environment", name} }

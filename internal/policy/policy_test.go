@@ -157,7 +157,8 @@ func TestNothingIsPermittedByDefault(t *testing.T) {
 	actions := []string{policy.CustomerCreate, policy.RecordCreate, policy.RecordRead, policy.RecordReveal, policy.RecordUpdate,
 		policy.RecordDelete, policy.RecordList, policy.RecordHistory, policy.RecordLookup, policy.TokenCreate, policy.TokenReveal,
 		policy.KeyCreate, policy.KeyRead, policy.KeyRotate, policy.KeyEncrypt, policy.KeyDecrypt, policy.KeyRewrap, policy.KeyMAC,
-		policy.KeyVerifyMAC, policy.KeySign, policy.KeyVerify, policy.TrailRead}
+		policy.KeyVerifyMAC, policy.KeySign, policy.KeyVerify, policy.TrailRead,
+		policy.AuditSearch, policy.AuditReveal, policy.EventRecord}
 	// Each is in the schema, or a policy about it could not be written.
 	for _, a := range actions {
 		if _, err := load(t, "a.cedar", `permit (principal, action == Action::"`+a+`", resource);`); err != nil {
@@ -168,7 +169,7 @@ func TestNothingIsPermittedByDefault(t *testing.T) {
 		q := policy.Question{
 			By:       actor.Actor{Kind: actor.Service, ID: rapid.String().Draw(t, "service")},
 			Action:   rapid.SampledFrom(actions).Draw(t, "action"),
-			Resource: policy.Resource{Type: rapid.SampledFrom([]string{"Collection", "TokenKind", "Key", "Environment"}).Draw(t, "type"), ID: rapid.String().Draw(t, "id")},
+			Resource: policy.Resource{Type: rapid.SampledFrom([]string{"Collection", "TokenKind", "Key", "Source", "Environment"}).Draw(t, "type"), ID: rapid.String().Draw(t, "id")},
 			Purpose:  rapid.StringMatching(`[a-z0-9]{1,20}`).Draw(t, "purpose"),
 			Fields:   rapid.SliceOf(rapid.String()).Draw(t, "fields"),
 		}
