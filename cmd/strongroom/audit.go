@@ -18,7 +18,7 @@ import (
 
 func newAudit() *cobra.Command {
 	cmd := &cobra.Command{Use: "audit", Short: "Read and verify the audit trail"}
-	cmd.AddCommand(newAuditVerify(), newAuditTail())
+	cmd.AddCommand(newAuditVerify(), newAuditTail(), newAuditProve(), newAuditCheckProof(), newAuditKey(), newAuditCheckpoints())
 	return cmd
 }
 

@@ -33,6 +33,7 @@ type Operator interface {
 	Keys(ctx context.Context) ([]keyring.Info, error)
 	VaultOperator
 	KeyOperator
+	TrailOperator
 	// Close lets go of the installation.
 	Close() error
 }
@@ -70,6 +71,7 @@ func serveControl(house *House, data string, log *slog.Logger) (*control, error)
 	mux.HandleFunc("POST /tail", c.tail)
 	mux.HandleFunc("POST /keys", c.keys)
 	c.vaultRoutes(mux)
+	c.trailRoutes(mux)
 	mux.HandleFunc("POST /rotation", c.rotation)
 	c.server = &http.Server{
 		Handler:           mux,

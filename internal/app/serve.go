@@ -166,7 +166,6 @@ func (s *Server) doors(c config.Config, o Options, appHandler, serviceHandler ht
 		return err
 	}
 	s.urls.Pins = certificates[0].Pins()
-	none := http.NotFoundHandler() // edge answers it with a problem
 	var listeners []edge.Listener
 	for i, door := range []struct {
 		name     string
@@ -179,7 +178,7 @@ func (s *Server) doors(c config.Config, o Options, appHandler, serviceHandler ht
 	}{
 		{"app", c.Listeners.App, edge.Public, len(c.Listeners.App.Allow) == 0, appHandler, blobBodies, nil},
 		{"service", c.Listeners.Service, edge.Mutual, false, serviceHandler, nil, []string{"application/json", "application/merge-patch+json"}},
-		{"admin", c.Listeners.Admin, edge.Public, false, none, nil, nil},
+		{"admin", c.Listeners.Admin, edge.Public, false, s.admin(), nil, nil},
 	} {
 		allow, err := prefixes("listeners."+door.name+".allow", door.set.Allow)
 		if err != nil {

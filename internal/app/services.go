@@ -6,6 +6,7 @@ import (
 
 	"strongroom/internal/actor"
 	"strongroom/internal/api"
+	"strongroom/internal/audit"
 	"strongroom/internal/clock"
 	"strongroom/internal/once"
 	"strongroom/internal/transit"
@@ -23,6 +24,7 @@ func (s *Server) services(ctx context.Context, o Options) (http.Handler, error) 
 	surface := api.NewService(mux, api.Options{Title: "Strongroom for services", Version: o.Version, Log: h.log})
 	s.records.ForServices(policies, book).Register(surface)
 	transit.New(transit.Options{Keys: h.Ring, Trail: h.Trail, Policy: policies, Book: book}).Register(surface)
+	mux.Handle(audit.TilesPath, h.tilesForServices(policies))
 	h.Jobs.Add(book.Job())
 	return mux, nil
 }

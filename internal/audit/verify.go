@@ -227,7 +227,7 @@ func (v *verification) begin(ctx context.Context) error {
 			return err
 		}
 		for _, c := range above {
-			checked := v.check(c)
+			checked := v.checkCheckpoint(c)
 			if checked.err == nil {
 				v.size = c.size
 				break
@@ -252,9 +252,9 @@ func (v *verification) begin(ctx context.Context) error {
 	return nil
 }
 
-// check checks a checkpoint by itself.
-func (v *verification) check(c checkpointRow) checkedCheckpoint {
-	tree, err := parseCheckpoint([]byte(c.note), v.keys.CheckpointVerifiers())
+// checkCheckpoint checks a checkpoint by itself.
+func (t *Trail) checkCheckpoint(c checkpointRow) checkedCheckpoint {
+	tree, err := parseCheckpoint([]byte(c.note), t.keys.CheckpointVerifiers())
 	if err == nil && (tree.N != c.size || tree.Hash.String() != c.root) {
 		err = errors.New("its columns do not say what it says")
 	}
@@ -422,7 +422,7 @@ func (v *verification) read(ctx context.Context, lo, hi int64) *page {
 		}
 	}
 	for _, c := range checkpoints {
-		p.checkpoints = append(p.checkpoints, v.check(c))
+		p.checkpoints = append(p.checkpoints, v.checkCheckpoint(c))
 	}
 	return p
 }

@@ -60,6 +60,7 @@ const (
 	KeyVerifyMAC   = "key.verify-mac"
 	KeySign        = "key.sign"
 	KeyVerify      = "key.verify"
+	AuditTiles     = "audit.tiles" // the log: checkpoints, tiles and entries
 )
 
 // Suffix is how the names of policy files end; others in the folder are left alone.

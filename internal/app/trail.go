@@ -1,0 +1,93 @@
+package app
+
+import (
+	"context"
+	"net/http"
+
+	"strongroom/internal/actor"
+	"strongroom/internal/audit"
+	"strongroom/internal/edge"
+	"strongroom/internal/policy"
+	"strongroom/internal/problem"
+)
+
+// TrailOperator is what the command line may ask of the log; it is a part of Operator.
+type TrailOperator interface {
+	// Prove returns the proof that an event is in the log; see audit.Trail.Prove.
+	Prove(ctx context.Context, event string) (audit.Proof, error)
+	// LogKeys returns the verifier keys of the log, oldest first.
+	LogKeys(ctx context.Context) ([]string, error)
+	// Checkpoints returns checkpoints of sizes below the one given, newest first; see audit.Trail.Checkpoints.
+	Checkpoints(ctx context.Context, below int64, limit int) ([]audit.Checkpoint, error)
+}
+
+func (o operator) Prove(ctx context.Context, event string) (audit.Proof, error) {
+	return o.house.Trail.Prove(ctx, o.by, event)
+}
+
+func (o operator) LogKeys(ctx context.Context) ([]string, error) {
+	return o.house.Ring.CheckpointKeys(ctx)
+}
+
+func (o operator) Checkpoints(ctx context.Context, below int64, limit int) ([]audit.Checkpoint, error) {
+	return o.house.Trail.Checkpoints(ctx, o.by, below, limit)
+}
+
+type checkpointsRequest struct {
+	Below int64 `json:"below"`
+	Limit int   `json:"limit"`
+}
+
+// trailRoutes adds the log's commands to the control socket.
+func (c *control) trailRoutes(mux *http.ServeMux) {
+	mux.HandleFunc("POST /trail/prove", command(c, func(ctx context.Context, o operator, event string) (audit.Proof, error) {
+		return o.Prove(ctx, event)
+	}))
+	mux.HandleFunc("POST /trail/keys", command(c, func(ctx context.Context, o operator, _ struct{}) ([]string, error) {
+		return o.LogKeys(ctx)
+	}))
+	mux.HandleFunc("POST /trail/checkpoints", command(c, func(ctx context.Context, o operator, ask checkpointsRequest) ([]audit.Checkpoint, error) {
+		return o.Checkpoints(ctx, ask.Below, ask.Limit)
+	}))
+}
+
+func (d *dialled) Prove(ctx context.Context, event string) (p audit.Proof, err error) {
+	err = d.call(ctx, "/trail/prove", event, &p, nil)
+	return p, err
+}
+
+func (d *dialled) LogKeys(ctx context.Context) (keys []string, err error) {
+	err = d.call(ctx, "/trail/keys", struct{}{}, &keys, nil)
+	return keys, err
+}
+
+func (d *dialled) Checkpoints(ctx context.Context, below int64, limit int) (list []audit.Checkpoint, err error) {
+	err = d.call(ctx, "/trail/checkpoints", checkpointsRequest{below, limit}, &list, nil)
+	return list, err
+}
+
+// admin returns what the admin listener serves, to known addresses.
+func (s *Server) admin() http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle(audit.TilesPath, s.house.Trail.Tiles(func(*http.Request) *problem.Problem { return nil }, edge.WriteProblem))
+	return mux
+}
+
+// tilesForServices returns the log for services that a policy lets read it. The purpose is "audit"
+// unless the request names another: the ordinary clients of a log name none.
+func (h *House) tilesForServices(policies *policy.Set) http.Handler {
+	return h.Trail.Tiles(func(r *http.Request) *problem.Problem {
+		by := actor.From(r.Context())
+		if by.Kind != actor.Service || by.ID == "" {
+			return problem.New(problem.Unauthenticated, "certificate-required",
+				"Call this listener with a client certificate that names your service.")
+		}
+		purpose := r.Header.Get("Strongroom-Purpose")
+		if purpose == "" {
+			purpose = "audit"
+		}
+		return policies.Decide(policy.Question{
+			By: by, Action: policy.AuditTiles, Purpose: purpose, Resource: policy.Environment(h.Config.Environment),
+		})
+	}, edge.WriteProblem)
+}
