@@ -15,6 +15,10 @@ import (
 type TrailOperator interface {
 	// Prove returns the proof that an event is in the log; see audit.Trail.Prove.
 	Prove(ctx context.Context, event string) (audit.Proof, error)
+	// VerifyNew verifies what was added since the last verification; see audit.Trail.VerifyNew.
+	VerifyNew(ctx context.Context, progress func(done, total int64)) (audit.Report, error)
+	// AcceptRestore declares that a backup was put back on purpose; see audit.Trail.AcceptRestore.
+	AcceptRestore(ctx context.Context, checkpoint string) (audit.Accepted, error)
 	// LogKeys returns the verifier keys of the log, oldest first.
 	LogKeys(ctx context.Context) ([]string, error)
 	// Checkpoints returns checkpoints of sizes below the one given, newest first; see audit.Trail.Checkpoints.
@@ -23,6 +27,30 @@ type TrailOperator interface {
 
 func (o operator) Prove(ctx context.Context, event string) (audit.Proof, error) {
 	return o.house.Trail.Prove(ctx, o.by, event)
+}
+
+func (o operator) VerifyNew(ctx context.Context, progress func(done, total int64)) (audit.Report, error) {
+	o.upToDate(ctx)
+	return o.house.Trail.VerifyNew(ctx, o.by, progress)
+}
+
+// upToDate sequences what the last server left behind, which waits for nobody else when none runs. When
+// it cannot be sequenced, the verification says why.
+func (o operator) upToDate(ctx context.Context) {
+	if !o.alone {
+		return
+	}
+	if err := o.house.settle(ctx); err != nil {
+		o.house.log.WarnContext(ctx, "the trail was not brought up to date", "error", err)
+	}
+}
+
+func (o operator) AcceptRestore(ctx context.Context, checkpoint string) (audit.Accepted, error) {
+	at, err := audit.ParseSizeRoot(checkpoint)
+	if err != nil {
+		return audit.Accepted{}, err
+	}
+	return o.house.Trail.AcceptRestore(ctx, o.by, at)
 }
 
 func (o operator) LogKeys(ctx context.Context) ([]string, error) {
@@ -43,6 +71,12 @@ func (c *control) trailRoutes(mux *http.ServeMux) {
 	mux.HandleFunc("POST /trail/prove", command(c, func(ctx context.Context, o operator, event string) (audit.Proof, error) {
 		return o.Prove(ctx, event)
 	}))
+	mux.HandleFunc("POST /trail/verify-new", func(w http.ResponseWriter, r *http.Request) {
+		c.verifying(w, r, c.by(r).VerifyNew)
+	})
+	mux.HandleFunc("POST /trail/accept-restore", command(c, func(ctx context.Context, o operator, checkpoint string) (audit.Accepted, error) {
+		return o.AcceptRestore(ctx, checkpoint)
+	}))
 	mux.HandleFunc("POST /trail/keys", command(c, func(ctx context.Context, o operator, _ struct{}) ([]string, error) {
 		return o.LogKeys(ctx)
 	}))
@@ -54,6 +88,16 @@ func (c *control) trailRoutes(mux *http.ServeMux) {
 func (d *dialled) Prove(ctx context.Context, event string) (p audit.Proof, err error) {
 	err = d.call(ctx, "/trail/prove", event, &p, nil)
 	return p, err
+}
+
+func (d *dialled) VerifyNew(ctx context.Context, progress func(done, total int64)) (report audit.Report, err error) {
+	err = d.call(ctx, "/trail/verify-new", nil, &report, progress)
+	return report, err
+}
+
+func (d *dialled) AcceptRestore(ctx context.Context, checkpoint string) (done audit.Accepted, err error) {
+	err = d.call(ctx, "/trail/accept-restore", checkpoint, &done, nil)
+	return done, err
 }
 
 func (d *dialled) LogKeys(ctx context.Context) (keys []string, err error) {

@@ -123,6 +123,8 @@ type Options struct {
 	Wake func()
 	// Remember keeps the newest checkpoint outside of the database.
 	Remember Memory
+	// Verified keeps how far the log was verified, for VerifyNew; nil means not at all.
+	Verified Memory
 
 	Clock   clock.Clock           // nil means clock.System
 	Log     *slog.Logger          // nil discards
@@ -137,6 +139,7 @@ type Trail struct {
 	log      *slog.Logger
 	holder   string
 	remember Memory
+	verified Memory
 	metrics  *metrics
 
 	last      atomic.Int64 // the time of the last event, Unix microseconds
@@ -158,7 +161,7 @@ func New(d *db.DB, keys Keys, o Options) *Trail {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	t := &Trail{
-		db: d, keys: keys, clock: o.Clock, log: o.Log, holder: o.Holder, remember: o.Remember,
+		db: d, keys: keys, clock: o.Clock, log: o.Log, holder: o.Holder, remember: o.Remember, verified: o.Verified,
 		metrics: newMetrics(o.Metrics), wake: o.Wake, committed: make(map[Outcome]func()),
 		born: o.Clock.Now(),
 	}
