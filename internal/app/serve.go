@@ -148,6 +148,9 @@ func (s *Server) rooms(o Options) (http.Handler, error) {
 	s.records = h.Vault
 
 	h.Jobs.Add(h.Trail.Job())
+	if err := h.openWitnesses(); err != nil {
+		return nil, err
+	}
 	for _, job := range h.Ring.Jobs() {
 		h.Jobs.Add(job)
 	}

@@ -2,10 +2,13 @@ package app
 
 import (
 	"context"
+	"fmt"
 	"net/http"
+	"time"
 
 	"strongroom/internal/actor"
 	"strongroom/internal/audit"
+	"strongroom/internal/config"
 	"strongroom/internal/edge"
 	"strongroom/internal/policy"
 	"strongroom/internal/problem"
@@ -108,6 +111,25 @@ func (d *dialled) LogKeys(ctx context.Context) (keys []string, err error) {
 func (d *dialled) Checkpoints(ctx context.Context, below int64, limit int) (list []audit.Checkpoint, err error) {
 	err = d.call(ctx, "/trail/checkpoints", checkpointsRequest{below, limit}, &list, nil)
 	return list, err
+}
+
+// witnessEvery is the least time between two checkpoints that a witness is asked to cosign.
+const witnessEvery = 10 * time.Second
+
+// openWitnesses has the witnesses of the settings asked.
+func (h *House) openWitnesses() error {
+	var list []audit.Witness
+	for i, w := range h.Config.Witnesses {
+		key, err := audit.NewVerifier(w.Key)
+		if err != nil {
+			return &config.Error{Key: fmt.Sprintf("witnesses[%d].key", i), Problem: err.Error()}
+		}
+		list = append(list, audit.Witness{Key: key, URL: w.URL})
+	}
+	if len(list) > 0 {
+		h.Jobs.Add(audit.NewWitnesses(h.Trail, list, witnessEvery, nil, h.Metrics).Job())
+	}
+	return nil
 }
 
 // admin returns what the admin listener serves, to known addresses.
