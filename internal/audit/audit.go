@@ -144,6 +144,8 @@ type Trail struct {
 
 	last      atomic.Int64 // the time of the last event, Unix microseconds
 	awake     atomic.Bool  // the sequencer was woken and has not begun yet
+	fresh     atomic.Int64 // events committed here since the sequencer began last
+	crowded   chan struct{}
 	wake      func()
 	committed map[Outcome]func()
 
@@ -163,12 +165,18 @@ func New(d *db.DB, keys Keys, o Options) *Trail {
 	t := &Trail{
 		db: d, keys: keys, clock: o.Clock, log: o.Log, holder: o.Holder, remember: o.Remember, verified: o.Verified,
 		metrics: newMetrics(o.Metrics), wake: o.Wake, committed: make(map[Outcome]func()),
-		born: o.Clock.Now(),
+		born: o.Clock.Now(), crowded: make(chan struct{}, 1),
 	}
 	for _, outcome := range []Outcome{Granted, Denied, Failed} {
 		counter := t.metrics.events.WithLabelValues(string(outcome))
 		t.committed[outcome] = func() {
 			counter.Inc()
+			if t.fresh.Add(1) == crowd {
+				select {
+				case t.crowded <- struct{}{}:
+				default:
+				}
+			}
 			if t.wake != nil && t.awake.CompareAndSwap(false, true) {
 				t.wake()
 			}
