@@ -18,7 +18,8 @@ import (
 
 func newAudit() *cobra.Command {
 	cmd := &cobra.Command{Use: "audit", Short: "Read and verify the audit trail"}
-	cmd.AddCommand(newAuditVerify(), newAuditTail(), newAuditSearch(), newAuditSearches(), newAuditExport())
+	cmd.AddCommand(newAuditVerify(), newAuditTail(), newAuditSearch(), newAuditSearches(), newAuditExport(),
+		newAuditProve(), newAuditCheckProof(), newAuditKey(), newAuditCheckpoints(), newAuditAcceptRestore())
 	return cmd
 }
 
@@ -37,12 +38,15 @@ func (s *settings) operator(cmd *cobra.Command) (app.Operator, error) {
 
 func newAuditVerify() *cobra.Command {
 	var s settings
-	var asJSON bool
+	var asJSON, onlyNew bool
 	cmd := &cobra.Command{
 		Use:   "verify",
 		Short: "Recompute the whole trail and name every event that was altered, dropped, inserted or reordered",
 		Long: fmt.Sprintf(`Recomputes every event's hash, the Merkle tree over them and every signed checkpoint from the
-database, and compares. Exit code %d when the trail does not hold.`, exitFindings),
+database, and compares. Exit code %d when the trail does not hold.
+
+With --new it begins where the last verification on this data folder has found nothing, and looks only at what
+was added since: run it often, and without --new now and then, since older events may be altered too.`, exitFindings),
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			o, err := s.operator(cmd)
@@ -52,7 +56,11 @@ database, and compares. Exit code %d when the trail does not hold.`, exitFinding
 			defer o.Close()
 			began := time.Now()
 			bar := newProgress(os.Stderr, "events")
-			report, err := o.Verify(cmd.Context(), bar.update)
+			verify := o.Verify
+			if onlyNew {
+				verify = o.VerifyNew
+			}
+			report, err := verify(cmd.Context(), bar.update)
 			bar.clear()
 			if err != nil {
 				return err
@@ -71,6 +79,7 @@ database, and compares. Exit code %d when the trail does not hold.`, exitFinding
 	}
 	s.place(cmd)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print the report as JSON")
+	cmd.Flags().BoolVar(&onlyNew, "new", false, "verify only what was added since the last verification")
 	return cmd
 }
 
@@ -91,6 +100,9 @@ func printReport(w io.Writer, r audit.Report, took time.Duration) error {
 			place = fmt.Sprintf("index %d", f.Index)
 		}
 		fmt.Fprintf(out, "  %s\t%s\t%s\t%s\n", f.Kind, printable(event), place, printable(f.Detail))
+	}
+	if r.From > 0 {
+		fmt.Fprintf(out, "  new, verified now\t%d; the %d before were verified earlier\n", r.Events-r.From, r.From)
 	}
 	if r.Pending > 0 {
 		fmt.Fprintf(out, "  waiting for the next checkpoint\t%d\n", r.Pending)

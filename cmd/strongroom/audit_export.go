@@ -18,7 +18,7 @@ import (
 
 func newAuditExport() *cobra.Command {
 	var s settings
-	var format, since, until, owner string
+	var format, from, to, owner string
 	var q audit.ExportQuery
 	cmd := &cobra.Command{
 		Use:   "export",
@@ -26,14 +26,14 @@ func newAuditExport() *cobra.Command {
 		Long: `Writes events to standard output, oldest first: as OCSF ` + ocsf.Version + ` (one JSON object a line), as JSON lines like
 those of "audit tail --json", or as CSV. Personal parts, the callers' addresses among them, are left out
 unless --reveal and a --reason are given, which the trail keeps. The export is itself an event.`,
-		Example: `  strongroom audit export --format ocsf --since 2026-01-01 > events.ndjson
+		Example: `  strongroom audit export --format ocsf --from 2026-01-01 > events.ndjson
   strongroom audit export --format csv --customer cus_… --reveal --reason "request by the customer" > events.csv`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
-			if q.Since, err = moment("since", since); err != nil {
+			if q.Since, err = moment("from", from); err != nil {
 				return err
 			}
-			if q.Until, err = moment("until", until); err != nil {
+			if q.Until, err = moment("to", to); err != nil {
 				return err
 			}
 			q.Customer = customer.ID(owner)
@@ -75,8 +75,8 @@ unless --reveal and a --reason are given, which the trail keeps. The export is i
 	s.place(cmd)
 	f := cmd.Flags()
 	f.StringVar(&format, "format", "ocsf", "ocsf, json or csv")
-	f.StringVar(&since, "since", "", "the first day or moment (2026-01-31 or 2026-01-31T12:00:00Z); empty: from the beginning")
-	f.StringVar(&until, "until", "", "the first day or moment that is left out; empty: now")
+	f.StringVar(&from, "from", "", "the first day or moment (2026-01-31 or 2026-01-31T12:00:00Z); empty: from the beginning")
+	f.StringVar(&to, "to", "", "the first day or moment that is left out; empty: now")
 	f.StringVar(&owner, "customer", "", "events about this customer only")
 	f.BoolVar(&q.Reveal, "reveal", false, "write the personal parts too")
 	f.StringVar(&q.Reason, "reason", "", "why the personal parts are needed")

@@ -39,10 +39,10 @@ were erased.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var err error
 			if q.Since, err = seconds(since); err == nil {
-				q.From, err = moment("--from", from)
+				q.From, err = micros("from", from)
 			}
 			if err == nil {
-				q.To, err = moment("--to", to)
+				q.To, err = micros("to", to)
 			}
 			if err == nil && saved != "" && (q != audit.Query{} || save != "") {
 				err = errors.New("--saved names a whole search: give nothing else that says what to find")
@@ -135,17 +135,11 @@ func seconds(text string) (int64, error) {
 	return int64(d / time.Second), nil
 }
 
-// moment reads a time; a day is one of this host's time zone.
-func moment(flag, text string) (int64, error) {
-	if text == "" {
-		return 0, nil
-	}
-	t, err := time.Parse(time.RFC3339, text)
-	if err != nil {
-		t, err = time.ParseInLocation(time.DateOnly, text, time.Local)
-	}
-	if err != nil {
-		return 0, fmt.Errorf("%s %q is no time: write for example 2026-01-31 or 2026-01-31T12:00:00Z", flag, text)
+// micros is moment in the form of a query; 0 is no time.
+func micros(flag, text string) (int64, error) {
+	t, err := moment(flag, text)
+	if err != nil || t.IsZero() {
+		return 0, err
 	}
 	return audit.Moment(t), nil
 }

@@ -59,7 +59,8 @@ Start with "strongroom dev" and, in a second terminal, "strongroom demo".`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	root.AddCommand(newDev(), newInit(), newServe(), newDemo(), newAudit(), newFindings(), newKeys(), newVault(), newConfig(), newVersion())
+	root.AddCommand(newDev(), newInit(), newServe(), newDemo(), newAudit(), newFindings(), newKeys(), newVault(), newWitness(),
+		newConfig(), newVersion())
 	return root
 }
 

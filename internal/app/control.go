@@ -39,6 +39,7 @@ type Operator interface {
 	CustomerKeyOperator
 	TrailOperator
 	SearchOperator
+	LogOperator
 	// Close lets go of the installation.
 	Close() error
 }
@@ -79,6 +80,7 @@ func serveControl(house *House, data string, log *slog.Logger) (*control, error)
 	mux.HandleFunc("POST /findings", c.findings)
 	c.vaultRoutes(mux)
 	c.searchRoutes(mux)
+	c.logRoutes(mux)
 	mux.HandleFunc("POST /rotation", c.rotation)
 	c.customerKeyRoutes(mux)
 	c.server = &http.Server{
@@ -136,10 +138,13 @@ type line struct {
 	Error  string          `json:"error,omitempty"`
 }
 
-func (c *control) verify(w http.ResponseWriter, r *http.Request) {
+func (c *control) verify(w http.ResponseWriter, r *http.Request) { c.verifying(w, r, c.by(r).Verify) }
+
+// verifying answers with the progress of a verification, and in the end with its report.
+func (c *control) verifying(w http.ResponseWriter, r *http.Request, verify func(context.Context, func(done, total int64)) (audit.Report, error)) {
 	out := json.NewEncoder(w)
 	var last time.Time
-	report, err := c.by(r).Verify(r.Context(), func(done, total int64) {
+	report, err := verify(r.Context(), func(done, total int64) {
 		if now := time.Now(); now.Sub(last) > 100*time.Millisecond {
 			last = now
 			_ = out.Encode(line{Done: done, Total: total}) // a caller that has gone is noticed through the context

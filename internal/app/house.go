@@ -127,8 +127,9 @@ func (h *House) openTrail(ctx context.Context, by actor.Actor, holder string, cr
 		h.Trail = audit.New(h.DB, k, audit.Options{
 			Clock: clock.System, Log: h.log, Metrics: h.Metrics, Holder: holder,
 			Wake:     func() { h.Jobs.Wake(audit.JobName) },
-			Remember: audit.RememberFile(filepath.Join(h.Config.Data, "checkpoint")), Locator: atlas,
-			ClockLimit: h.Config.Audit.ClockSkew, Findings: findings{h},
+			Remember: audit.RememberFile(filepath.Join(h.Config.Data, "checkpoint")),
+			Verified: audit.RememberFile(filepath.Join(h.Config.Data, "verified")),
+			Locator:  atlas, ClockLimit: h.Config.Audit.ClockSkew, Findings: findings{h},
 		})
 		h.Findings = finding.New(finding.Options{DB: h.DB, Trail: h.Trail, Clock: clock.System, Log: h.log, Metrics: h.Metrics})
 		return func(ctx context.Context, tx *db.Tx, by actor.Actor, c customer.ID, action, resource string) error {
@@ -347,13 +348,7 @@ type operator struct {
 }
 
 func (o operator) Verify(ctx context.Context, progress func(done, total int64)) (audit.Report, error) {
-	if o.alone {
-		// What the last server left behind waits for nobody else. When it cannot be sequenced, Verify
-		// says why.
-		if err := o.house.settle(ctx); err != nil {
-			o.house.log.WarnContext(ctx, "the trail was not brought up to date", "error", err)
-		}
-	}
+	o.upToDate(ctx)
 	return o.house.Trail.Verify(ctx, o.by, progress)
 }
 

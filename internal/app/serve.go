@@ -153,6 +153,9 @@ func (s *Server) rooms(o Options) (http.Handler, error) {
 	s.records = h.Vault
 
 	h.Jobs.Add(h.Trail.Job())
+	if err := h.openWitnesses(); err != nil {
+		return nil, err
+	}
 	for _, job := range h.Ring.Jobs() {
 		h.Jobs.Add(job)
 	}
@@ -171,7 +174,6 @@ func (s *Server) doors(c config.Config, o Options, appHandler, serviceHandler ht
 		return err
 	}
 	s.urls.Pins = certificates[0].Pins()
-	none := http.NotFoundHandler() // edge answers it with a problem
 	var listeners []edge.Listener
 	for i, door := range []struct {
 		name     string
@@ -184,7 +186,7 @@ func (s *Server) doors(c config.Config, o Options, appHandler, serviceHandler ht
 	}{
 		{"app", c.Listeners.App, edge.Public, len(c.Listeners.App.Allow) == 0, appHandler, blobBodies, nil},
 		{"service", c.Listeners.Service, edge.Mutual, false, serviceHandler, serviceBodies, []string{"application/json", "application/merge-patch+json"}},
-		{"admin", c.Listeners.Admin, edge.Public, false, none, nil, nil},
+		{"admin", c.Listeners.Admin, edge.Public, false, s.admin(), nil, nil},
 	} {
 		allow, err := prefixes("listeners."+door.name+".allow", door.set.Allow)
 		if err != nil {

@@ -6,6 +6,7 @@ import (
 
 	"strongroom/internal/actor"
 	"strongroom/internal/api"
+	"strongroom/internal/audit"
 	"strongroom/internal/clock"
 	"strongroom/internal/edge"
 	"strongroom/internal/events"
@@ -35,10 +36,11 @@ func (s *Server) services(ctx context.Context, o Options) (http.Handler, error) 
 	s.records.ForServices(policies, book).Register(surface)
 	transit.New(transit.Options{DB: h.DB, Keys: h.Ring, Trail: h.Trail, Policy: policies, Book: book}).Register(surface)
 	s.feed = h.Trail.NewFeed(func(by actor.Actor, purpose string) *problem.Problem {
-		return policies.Decide(policy.Question{By: by, Action: policy.TrailRead, Resource: policy.Environment(h.DB.Environment()), Purpose: purpose})
+		return policies.Decide(policy.Question{By: by, Action: policy.AuditStream, Resource: policy.Environment(h.DB.Environment()), Purpose: purpose})
 	})
 	s.feed.Register(surface)
 	h.events(policies, book).Register(surface)
+	mux.Handle(audit.TilesPath, h.tilesForServices(policies))
 	h.Jobs.Add(book.Job())
 	return mux, nil
 }

@@ -133,6 +133,8 @@ type Options struct {
 	// Findings is told when clocks are further apart than ClockLimit, which by default is DefaultClockLimit.
 	Findings   Findings
 	ClockLimit time.Duration
+	// Verified keeps how far the log was verified, for VerifyNew; nil means not at all.
+	Verified Memory
 
 	Clock   clock.Clock           // nil means clock.System
 	Log     *slog.Logger          // nil discards
@@ -148,6 +150,7 @@ type Trail struct {
 	holder   string
 	remember Memory
 	locator  Locator
+	verified Memory
 	metrics  *metrics
 
 	findings   Findings
@@ -156,6 +159,8 @@ type Trail struct {
 
 	last      atomic.Int64 // the time of the last event, Unix microseconds
 	awake     atomic.Bool  // the sequencer was woken and has not begun yet
+	fresh     atomic.Int64 // events committed here since the sequencer began last
+	crowded   chan struct{}
 	wake      func()
 	committed map[Outcome]func()
 
@@ -175,13 +180,20 @@ func New(d *db.DB, keys Keys, o Options) *Trail {
 	t := &Trail{
 		db: d, keys: keys, clock: o.Clock, log: o.Log, holder: o.Holder, remember: o.Remember, locator: o.Locator,
 		findings: o.Findings, clockLimit: cmp.Or(o.ClockLimit, DefaultClockLimit),
-		metrics: newMetrics(o.Metrics), wake: o.Wake, committed: make(map[Outcome]func()),
-		born: o.Clock.Now(),
+		verified: o.Verified,
+		metrics:  newMetrics(o.Metrics), wake: o.Wake, committed: make(map[Outcome]func()),
+		born: o.Clock.Now(), crowded: make(chan struct{}, 1),
 	}
 	for _, outcome := range []Outcome{Granted, Denied, Failed} {
 		counter := t.metrics.events.WithLabelValues(string(outcome))
 		t.committed[outcome] = func() {
 			counter.Inc()
+			if t.fresh.Add(1) == crowd {
+				select {
+				case t.crowded <- struct{}{}:
+				default:
+				}
+			}
 			if t.wake != nil && t.awake.CompareAndSwap(false, true) {
 				t.wake()
 			}

@@ -51,7 +51,8 @@ var (
 	ErrProof = errors.New("the proof does not hold")
 )
 
-// Prove returns the proof that the event is in the log, against the newest checkpoint. An event that
+// Prove returns the proof that the event is in the log, against the newest checkpoint that a witness has
+// cosigned, or against the newest when none has. An event that
 // still waits for its place is given one first. The proof is checked before it is returned: a log
 // whose tables were altered gives none. Only the system may ask so far; the proof leaves an event.
 func (t *Trail) Prove(ctx context.Context, by actor.Actor, event string) (Proof, error) {
@@ -125,6 +126,23 @@ func (t *Trail) prove(ctx context.Context, event string) (proof Proof, err error
 		case p.index >= tree.N:
 			return fmt.Errorf("%w (the event has a place behind the end of the log)", errTampered)
 		}
+		// A checkpoint that witnesses have signed proves more than the newest.
+		signed := h.note
+		witnessed, err := selectWitnessed(ctx, tx, p.index, tree.N)
+		if err != nil {
+			return err
+		}
+		if witnessed > 0 {
+			rows, err := selectCheckpoints(ctx, tx, witnessed-1, witnessed)
+			if err != nil {
+				return err
+			}
+			for _, row := range rows {
+				if older := t.checkCheckpoint(row); older.err == nil {
+					tree, signed = older.tree, row.note
+				}
+			}
+		}
 		leaf := p.appendLeaf(nil)
 		hashes, err := tlog.ProveRecord(tree.N, p.index, tlog.TileHashReader(tree, tileReader{ctx, tx}))
 		if err != nil {
@@ -133,7 +151,10 @@ func (t *Trail) prove(ctx context.Context, event string) (proof Proof, err error
 		if err := tlog.CheckRecord(hashes, tree.N, tree.Hash, p.index, leafHash(leaf)); err != nil {
 			return tampered(err)
 		}
-		proof = Proof{Leaf: string(leaf), Index: p.index, Hashes: hashes, Checkpoint: h.note}
+		if signed, err = withCosignatures(ctx, tx, tree.N, signed); err != nil {
+			return err
+		}
+		proof = Proof{Leaf: string(leaf), Index: p.index, Hashes: hashes, Checkpoint: signed}
 		return nil
 	})
 	return proof, err

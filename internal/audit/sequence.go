@@ -29,9 +29,12 @@ const (
 	maxBatch = 1024
 	// pace is how often the queue is looked at on a replica that nobody wakes.
 	pace = 250 * time.Millisecond
-	// spacing is the least time between two checkpoints while the queue does not fill up, so that
+	// spacing is the least time between two checkpoints while few events wait, so that
 	// steady traffic does not sign one for every event.
 	spacing = 400 * time.Millisecond
+	// crowd is how many events make a checkpoint worth its while sooner, after crowdSpacing.
+	crowd        = 32
+	crowdSpacing = 50 * time.Millisecond
 	// rememberEvery is how often the newest checkpoint is stored in Options.Remember.
 	rememberEvery = time.Second
 	// watchEvery is how often every replica looks at the log, whoever holds the sequencer's lease.
@@ -132,17 +135,27 @@ func (t *Trail) look(ctx context.Context) error {
 
 func (t *Trail) sequenceAll(ctx context.Context) error {
 	t.sequencer.mu.Lock()
-	wait := spacing - time.Since(t.sequencer.last)
+	last := t.sequencer.last
 	t.sequencer.mu.Unlock()
-	if wait > 0 {
+	for {
+		wait := spacing - time.Since(last)
+		if t.fresh.Load() >= crowd {
+			wait = crowdSpacing - time.Since(last)
+		}
+		if wait <= 0 {
+			break
+		}
 		timer := time.NewTimer(wait)
-		defer timer.Stop()
 		select {
 		case <-timer.C:
+		case <-t.crowded:
 		case <-ctx.Done():
+			timer.Stop()
 			return nil
 		}
+		timer.Stop()
 	}
+	t.fresh.Store(0)
 	t.awake.Store(false) // what is committed from here on wakes the job again
 	for {
 		n, err := t.Sequence(ctx)

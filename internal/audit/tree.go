@@ -178,12 +178,18 @@ var errCheckpoint = errors.New("not a checkpoint")
 // parseCheckpoint returns the tree that a signed checkpoint describes. At least one of its signatures
 // must be by a known key, whose name is the checkpoint's origin.
 func parseCheckpoint(signed []byte, known note.Verifiers) (tlog.Tree, error) {
+	tree, _, err := openCheckpoint(signed, known)
+	return tree, err
+}
+
+// openCheckpoint is parseCheckpoint and returns the hash of the key as well.
+func openCheckpoint(signed []byte, known note.Verifiers) (tree tlog.Tree, key uint32, err error) {
 	if len(signed) > maxNote {
-		return tlog.Tree{}, errCheckpoint
+		return tree, 0, errCheckpoint
 	}
 	n, err := note.Open(signed, known)
 	if err != nil {
-		return tlog.Tree{}, err
+		return tree, 0, err
 	}
 	origin, rest, _ := strings.Cut(n.Text, "\n")
 	decimal, rest, _ := strings.Cut(rest, "\n")
@@ -191,14 +197,15 @@ func parseCheckpoint(signed []byte, known note.Verifiers) (tlog.Tree, error) {
 	size, err := strconv.ParseInt(decimal, 10, 64)
 	// Lines after these are extensions, which a checkpoint of ours does not have.
 	if !ok || rest != "" || err != nil || size < 0 || strconv.FormatInt(size, 10) != decimal {
-		return tlog.Tree{}, errCheckpoint
+		return tree, 0, errCheckpoint
 	}
 	root, err := base64.StdEncoding.Strict().DecodeString(encoded)
 	if err != nil || len(root) != tlog.HashSize || len(encoded) != base64.StdEncoding.EncodedLen(tlog.HashSize) {
-		return tlog.Tree{}, errCheckpoint
+		return tree, 0, errCheckpoint
 	}
-	if !slices.ContainsFunc(n.Sigs, func(s note.Signature) bool { return s.Name == origin }) {
-		return tlog.Tree{}, errCheckpoint
+	at := slices.IndexFunc(n.Sigs, func(s note.Signature) bool { return s.Name == origin })
+	if at < 0 {
+		return tree, 0, errCheckpoint
 	}
-	return tlog.Tree{N: size, Hash: tlog.Hash(root)}, nil
+	return tlog.Tree{N: size, Hash: tlog.Hash(root)}, n.Sigs[at].Hash, nil
 }

@@ -44,6 +44,7 @@ type Finding struct {
 // Report is the result of Verify. The trail holds when there are no findings.
 type Report struct {
 	Events     int64     `json:"events"`               // in the log
+	From       int64     `json:"from,omitempty"`       // of Events, those that an earlier verification has found right
 	Pending    int64     `json:"pending"`              // authentic, and waiting for a place in the log
 	Erased     int64     `json:"erased"`               // of Events, those whose personal part is erased
 	Checkpoint string    `json:"checkpoint,omitempty"` // the newest, a signed note
@@ -69,6 +70,10 @@ const (
 // are done. Only the system may verify so far. The verification is itself an event, recorded at its
 // end; its reason is "findings" when there are any.
 func (t *Trail) Verify(ctx context.Context, by actor.Actor, progress func(done, total int64)) (Report, error) {
+	return t.verify(ctx, by, progress, false)
+}
+
+func (t *Trail) verify(ctx context.Context, by actor.Actor, progress func(done, total int64), onlyNew bool) (Report, error) {
 	e := Event{Action: ActionVerify, Resource: "trail"}
 	if p := mayInspect(by); p != nil {
 		return Report{}, t.Deny(ctx, by, e, p)
@@ -76,7 +81,7 @@ func (t *Trail) Verify(ctx context.Context, by actor.Actor, progress func(done, 
 	if progress == nil {
 		progress = func(int64, int64) {}
 	}
-	v := &verification{Trail: t, progress: progress}
+	v := &verification{Trail: t, progress: progress, onlyNew: onlyNew}
 	err := v.run(ctx)
 	e.Outcome, e.Reason = Granted, ""
 	if err != nil {
@@ -91,6 +96,9 @@ func (t *Trail) Verify(ctx context.Context, by actor.Actor, progress func(done, 
 		return Report{}, err
 	}
 	t.metrics.findings.Set(float64(len(v.Findings)))
+	if err := v.keep(); err != nil {
+		t.log.WarnContext(ctx, "the next verification of new events begins where the last did", "error", err)
+	}
 	return v.Report, nil
 }
 
@@ -99,6 +107,14 @@ type verification struct {
 	*Trail
 	Report
 	progress func(done, total int64)
+	onlyNew  bool
+	from     int64 // the events before it were verified earlier
+	full     int64 // when all were verified last, Unix seconds
+
+	accepted  map[uint32]bool  // the signing keys that are the first, or were announced
+	announced map[uint32]int64 // key → where in the log it was announced first
+	strange   map[uint32]bool  // keys that were not
+	vouched   int64            // the size of the newest checkpoint by an accepted key
 
 	head   head
 	size   int64
@@ -156,9 +172,16 @@ func (v *verification) find(kind Kind, event string, index int64, detail string,
 
 func (v *verification) run(ctx context.Context) error {
 	v.missingKeys, v.dropped = make(map[string]bool), make(map[tlog.Hash]int)
+	v.accepted, v.announced, v.strange = make(map[uint32]bool), make(map[uint32]int64), make(map[uint32]bool)
+	v.events = new(edge)
 	v.seenBefore()
 	if err := v.begin(ctx); err != nil {
 		return err
+	}
+	if v.onlyNew {
+		if err := v.resume(ctx); err != nil {
+			return err
+		}
 	}
 	if err := v.walk(ctx); err != nil {
 		return err
@@ -227,7 +250,7 @@ func (v *verification) begin(ctx context.Context) error {
 			return err
 		}
 		for _, c := range above {
-			checked := v.check(c)
+			checked := v.checkCheckpoint(c)
 			if checked.err == nil {
 				v.size = c.size
 				break
@@ -252,13 +275,13 @@ func (v *verification) begin(ctx context.Context) error {
 	return nil
 }
 
-// check checks a checkpoint by itself.
-func (v *verification) check(c checkpointRow) checkedCheckpoint {
-	tree, err := parseCheckpoint([]byte(c.note), v.keys.CheckpointVerifiers())
+// checkCheckpoint checks a checkpoint by itself.
+func (t *Trail) checkCheckpoint(c checkpointRow) checkedCheckpoint {
+	tree, key, err := openCheckpoint([]byte(c.note), t.keys.CheckpointVerifiers())
 	if err == nil && (tree.N != c.size || tree.Hash.String() != c.root) {
 		err = errors.New("its columns do not say what it says")
 	}
-	return checkedCheckpoint{c, tree, err}
+	return checkedCheckpoint{c, tree, key, err}
 }
 
 // page is what a worker found in a stretch of the log.
@@ -268,6 +291,7 @@ type page struct {
 	tiles       map[int64][]byte
 	checkpoints []checkedCheckpoint
 	erased      int64
+	announced   map[uint32]int64
 	twice       []placed // rows of which another has the same place or id
 	err         error
 }
@@ -303,12 +327,12 @@ const (
 type checkedCheckpoint struct {
 	checkpointRow
 	tree tlog.Tree
+	key  uint32
 	err  error
 }
 
 // walk has workers read the log and follows them in order.
 func (v *verification) walk(ctx context.Context) error {
-	v.events = new(edge)
 	ctx, cancel := context.WithCancel(ctx)
 	type task struct {
 		lo, hi int64
@@ -322,7 +346,7 @@ func (v *verification) walk(ctx context.Context) error {
 	workers.Go(func() {
 		defer close(ordered)
 		defer close(tasks)
-		for lo := int64(0); lo < v.size; lo += verifyPage {
+		for lo := v.from; lo < v.size; lo += verifyPage {
 			work := task{lo, min(lo+verifyPage, v.size), make(chan *page, 1)}
 			select {
 			case ordered <- work.out:
@@ -407,6 +431,14 @@ func (v *verification) read(ctx context.Context, lo, hi int64) *page {
 		}
 		s.there, s.customer = true, e.customer
 		s.hash = leafHash(leaf)
+		if key, ok := e.announced(); ok {
+			if p.announced == nil {
+				p.announced = make(map[uint32]int64)
+			}
+			if _, known := p.announced[key]; !known {
+				p.announced[key] = e.index
+			}
+		}
 		err := v.authentic(&e.row, leaf)
 		switch {
 		case errors.Is(err, seal.ErrKeyVersion):
@@ -422,7 +454,7 @@ func (v *verification) read(ctx context.Context, lo, hi int64) *page {
 		}
 	}
 	for _, c := range checkpoints {
-		p.checkpoints = append(p.checkpoints, v.check(c))
+		p.checkpoints = append(p.checkpoints, v.checkCheckpoint(c))
 	}
 	return p
 }
@@ -454,6 +486,11 @@ func (v *verification) personal(ctx context.Context, e *placed, known rings) (pe
 // follow takes the next page in order.
 func (v *verification) follow(ctx context.Context, p *page) error {
 	v.Erased += p.erased
+	for key, at := range p.announced {
+		if _, known := v.announced[key]; !known {
+			v.announced[key] = at
+		}
+	}
 	for _, e := range p.twice {
 		v.find(Inserted, e.event, e.index, "there is more than one row for the event at this place")
 	}
@@ -623,6 +660,7 @@ func (v *verification) checkpoint(ctx context.Context, c checkedCheckpoint) erro
 		v.eventsFull = nil
 		return nil
 	}
+	v.handedOver(c)
 	return v.compareTiles(ctx, c.size == v.size)
 }
 
@@ -838,7 +876,11 @@ func (v *verification) queue(ctx context.Context) error {
 // orphans looks for events that are neither in the log nor in the queue.
 func (v *verification) orphans(ctx context.Context) error {
 	var leaf []byte
-	for after := ""; ; {
+	first, err := v.eldestNew(ctx)
+	if err != nil {
+		return err
+	}
+	for after := first; ; {
 		var found []placed
 		var last string
 		err := v.db.View(ctx, func(tx *db.Tx) (err error) {

@@ -56,6 +56,9 @@ type Config struct {
 	Audit       Audit        `yaml:"audit"`
 	Collections []Collection `yaml:"collections"`
 
+	// Witnesses are asked to cosign the checkpoints of the audit log.
+	Witnesses []Witness `yaml:"witnesses"`
+
 	// Policies is the folder of the Cedar files that say what services may do; empty permits nothing.
 	Policies string `yaml:"policies"`
 }
@@ -264,6 +267,14 @@ type Collection struct {
 	Limit       int           `yaml:"limit"`
 	History     int           `yaml:"history"`
 	Fields      []Field       `yaml:"fields"`
+}
+
+// Witness is one who is asked to cosign the checkpoints of the audit log (C2SP tlog-witness).
+type Witness struct {
+	// Key is the witness's verifier key: name+hash+base64.
+	Key string `yaml:"key"`
+	// URL is where it takes checkpoints, without /add-checkpoint.
+	URL string `yaml:"url"`
 }
 
 // Field describes one field of a collection.

@@ -50,6 +50,7 @@ func (c *Config) Validate() error {
 	v.login(c.Login, dev)
 	v.sms(c.SMS, dev)
 	v.duration("audit.clock_skew", c.Audit.ClockSkew, 100*time.Millisecond, time.Hour)
+	v.witnesses(c.Witnesses, dev)
 	v.check(c.Log.Level == "debug" || c.Log.Level == "info" || c.Log.Level == "warn" || c.Log.Level == "error",
 		"log.level", "is not a level", "choose debug, info, warn or error")
 	v.check(c.Log.Format == "json" || c.Log.Format == "text", "log.format", "is not a format", "choose json or text")
@@ -313,4 +314,19 @@ func set(f reflect.Value, s string) error {
 		f.SetFloat(n)
 	}
 	return nil
+}
+
+func (v *validator) witnesses(list []Witness, dev bool) {
+	names := make(map[string]bool)
+	for i, w := range list {
+		key := "witnesses[" + strconv.Itoa(i) + "]"
+		name, _, _ := strings.Cut(w.Key, "+")
+		v.check(name != "" && strings.Count(w.Key, "+") >= 2, key+".key", "is not a verifier key",
+			"have it from the witness's operator: name+hash+base64")
+		v.check(!names[name], key+".key", "has a name that another witness has", "name each witness once")
+		names[name] = true
+		u, err := url.Parse(w.URL)
+		v.check(err == nil && u.Host != "" && u.User == nil && (u.Scheme == "https" || dev && u.Scheme == "http"), key+".url",
+			"is not an https address", "give the address to which /add-checkpoint is added")
+	}
 }

@@ -41,7 +41,7 @@ const (
 	CustomerCreate = "customer.create"
 	CustomerErase  = "customer.erase"
 	CustomerProof  = "customer.receipt" // of an erasure
-	TrailRead      = "trail.read"       // as it grows, without personal parts
+	AuditStream    = "audit.stream"     // as it grows, without personal parts
 	RecordCreate   = "record.create"
 	RecordRead     = "record.read" // masked
 	RecordReveal   = "record.reveal"
@@ -72,6 +72,7 @@ const (
 	AuditSearch    = "audit.search" // without what is personal
 	AuditReveal    = "audit.reveal"
 	EventRecord    = "event.record"
+	AuditTiles     = "audit.tiles" // the log: checkpoints, tiles and entries
 )
 
 // Suffix is how the names of policy files end; others in the folder are left alone.

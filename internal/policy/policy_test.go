@@ -157,8 +157,8 @@ func TestNothingIsPermittedByDefault(t *testing.T) {
 	actions := []string{policy.CustomerCreate, policy.RecordCreate, policy.RecordRead, policy.RecordReveal, policy.RecordUpdate,
 		policy.RecordDelete, policy.RecordList, policy.RecordHistory, policy.RecordLookup, policy.TokenCreate, policy.TokenReveal,
 		policy.KeyCreate, policy.KeyRead, policy.KeyRotate, policy.KeyEncrypt, policy.KeyDecrypt, policy.KeyRewrap, policy.KeyMAC,
-		policy.KeyVerifyMAC, policy.KeySign, policy.KeyVerify, policy.TrailRead,
-		policy.AuditSearch, policy.AuditReveal, policy.EventRecord}
+		policy.KeyVerifyMAC, policy.KeySign, policy.KeyVerify, policy.AuditStream,
+		policy.AuditSearch, policy.AuditReveal, policy.AuditTiles, policy.EventRecord}
 	// Each is in the schema, or a policy about it could not be written.
 	for _, a := range actions {
 		if _, err := load(t, "a.cedar", `permit (principal, action == Action::"`+a+`", resource);`); err != nil {

@@ -74,8 +74,8 @@ func (p searchPolicy) MaySearch(by actor.Actor, purpose string, c customer.ID, r
 	return p.set.Decide(q)
 }
 
-// uptodate makes what the last server left behind findable, when none runs that will.
-func (o operator) uptodate(ctx context.Context) {
+// findable makes what the last server left behind findable, when none runs that will.
+func (o operator) findable(ctx context.Context) {
 	if !o.alone {
 		return
 	}
@@ -89,7 +89,7 @@ func (o operator) uptodate(ctx context.Context) {
 }
 
 func (o operator) Search(ctx context.Context, saved string, q audit.Query, a audit.Ask) (audit.Page, error) {
-	o.uptodate(ctx)
+	o.findable(ctx)
 	search := o.house.Trail.Search(nil)
 	if saved != "" {
 		return search.RunSaved(ctx, o.by, saved, a)

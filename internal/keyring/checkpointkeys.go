@@ -1,0 +1,39 @@
+package keyring
+
+import (
+	"context"
+	"slices"
+
+	"strongroom/internal/db"
+)
+
+// CheckpointKeys returns the verifier keys (C2SP signed-note) of all versions of the key that signs
+// checkpoints, oldest first. They are public: whoever checks the log needs them.
+func (k *Keyring) CheckpointKeys(ctx context.Context) ([]string, error) {
+	d := serviceDefinitions[slices.IndexFunc(serviceDefinitions, func(d serviceDefinition) bool { return d.name == KeyCheckpoint })]
+	var keys []string
+	err := k.db.View(ctx, func(tx *db.Tx) error {
+		keys = nil
+		set, err := k.current(ctx, tx)
+		if err != nil {
+			return err
+		}
+		rows, err := selectServiceKeys(ctx, tx)
+		if err != nil {
+			return err
+		}
+		slices.SortFunc(rows, func(a, b serviceRow) int { return int(a.version) - int(b.version) })
+		for _, row := range rows {
+			if row.name != KeyCheckpoint {
+				continue
+			}
+			key, err := k.verifierOf(set, d, row)
+			if err != nil {
+				return err
+			}
+			keys = append(keys, key)
+		}
+		return nil
+	})
+	return keys, err
+}
