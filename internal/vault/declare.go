@@ -500,8 +500,8 @@ func (v *Vault) refresh(ctx context.Context) error {
 		versions := rows[:n]
 		rows = rows[n:]
 		newest := versions[n-1]
-		if newest.source != FromOperator && v.pinned[newest.name] == nil {
-			continue // the settings name it no longer
+		if was := now[newest.name]; newest.source != FromOperator && v.pinned[newest.name] == nil && (was == nil || !was.stored) {
+			continue // the settings name it no longer; what this process serves already is managed by another's now
 		}
 		s, err := load(versions, now[newest.name])
 		if err != nil {

@@ -208,6 +208,10 @@ func TestDeclarations(t *testing.T) {
 		if err != nil || show.Version != 4 || show.Records.All != 2 || show.Records.Over != 0 || show.Records.Over30d != 2 || !show.Served {
 			t.Fatalf("got %+v %+v, %v", show, show.Records, err)
 		}
+		out, err := one.Export(t.Context(), operator, ada.Customer())
+		if err != nil || out.LegalBases["thing"] != vault.Contract || len(out.Collections["thing"]) != 2 || out.Collections["thing"][0].Fields["pin"] != "abcd" {
+			t.Fatalf("exported %+v, %v", out, err)
+		}
 		h.clock.Advance(31 * 24 * time.Hour)
 		if show, err = one.ShowCollection(t.Context(), operator, "thing", 0); err != nil || show.Records.Over != 2 {
 			t.Fatalf("got %+v, %v", show.Records, err)
@@ -279,6 +283,16 @@ func TestPinned(t *testing.T) {
 		}
 		if err := start(parse(2, "initial")); err == nil || !strings.Contains(err.Error(), "take the collection out of the settings") {
 			t.Fatalf("got %v", err)
+		}
+		// A server that serves it already goes on when the settings of another take it over.
+		if err := start(parse(4, "all")); err != nil {
+			t.Fatal(err)
+		}
+		if err := free.BuildIndexes(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if r, _, err := free.Put(t.Context(), ada, ada.Customer(), vault.Ref{Collection: "thing", Key: "a"}, []byte(`{"name":"Ada"}`), vault.Condition{}); err != nil || r.SchemaVersion != 4 || r.Fields["name"] != "****" {
+			t.Fatalf("got %v, %v", r, err)
 		}
 		// What ships is declared once, however often a server starts, and an operator may change it.
 		all, err := free.Collections(t.Context(), operator)
