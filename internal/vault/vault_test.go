@@ -807,6 +807,7 @@ func TestReadersAmongWriters(t *testing.T) {
 func TestCustomersDoNotDisturbEachOther(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		h := newHouse(t, d, nil)
+		h.vault = h.settled(t)
 		var wg sync.WaitGroup
 		for i := range 24 {
 			by := h.person(t)
