@@ -18,8 +18,8 @@ import (
 )
 
 func newVault() *cobra.Command {
-	cmd := &cobra.Command{Use: "vault", Short: "Look after customers' data: import, export, erase, check a receipt"}
-	cmd.AddCommand(newVaultImport(), newVaultExport(), newVaultErase(), newVaultReceipt(), newVaultCheckReceipt())
+	cmd := &cobra.Command{Use: "vault", Short: "Look after customers' data: collections, import, export, erase, check a receipt"}
+	cmd.AddCommand(newVaultCollection(), newVaultImport(), newVaultExport(), newVaultErase(), newVaultReceipt(), newVaultCheckReceipt())
 	return cmd
 }
 

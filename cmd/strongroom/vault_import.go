@@ -376,8 +376,8 @@ func newVaultExport() *cobra.Command {
 	var file string
 	cmd := &cobra.Command{
 		Use:   "export CUSTOMER",
-		Short: "Export all records of a customer, whole, as JSON",
-		Long: `Prints everything that the vault keeps of the customer, for the customer to take elsewhere. The trail
+		Short: "Export what is kept of a customer, whole, as JSON",
+		Long: `Prints the customer's records, number, devices and sessions, and the names of their blobs, for the customer to take elsewhere. The trail
 says who exported it, with the purpose portability.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) (err error) {

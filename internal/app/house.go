@@ -40,8 +40,8 @@ const databaseFile = "strongroom-1.db"
 // Check returns every fault of the settings, those that only a room can see included.
 func Check(c config.Config) error {
 	err := c.Validate()
-	if len(c.Collections) > 0 {
-		err = errors.Join(err, vault.Validate(collectionsOf(c.Collections)))
+	if _, wrong := pinned(c); wrong != nil {
+		err = errors.Join(err, wrong)
 	}
 	if faulty := events.Validate(sourcesOf(c.Audit.Sources)); faulty != nil {
 		err = errors.Join(err, faulty)
@@ -113,7 +113,7 @@ func (h *House) open(ctx context.Context, by actor.Actor, create bool) error {
 	}
 	h.Jobs.Add(h.Trail.Watch())
 	h.Jobs.Add(h.Trail.ClockJob())
-	return h.openVault()
+	return h.openVault(ctx, by)
 }
 
 // openTrail makes the two rooms that need each other: keys, whose making is an event, and the

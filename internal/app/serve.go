@@ -164,6 +164,9 @@ func (s *Server) rooms(o Options) (http.Handler, error) {
 	}
 	h.Jobs.Add(h.Vault.Job())
 	h.Jobs.Add(h.Vault.BlobJob())
+	for _, job := range h.Vault.CollectionJobs() {
+		h.Jobs.Add(job)
+	}
 	return mux, nil
 }
 
@@ -254,22 +257,6 @@ func prefixes(key string, list []string) ([]netip.Prefix, error) {
 		all = append(all, p)
 	}
 	return all, nil
-}
-
-func collectionsOf(list []config.Collection) []vault.Collection {
-	var all []vault.Collection
-	for _, c := range list {
-		collection := vault.Collection{Name: c.Name, Description: c.Description, Version: c.Version,
-			Purposes: c.Purposes, Retention: c.Retention, Limit: c.Limit, History: c.History}
-		for _, f := range c.Fields {
-			collection.Fields = append(collection.Fields, vault.Field{
-				Name: f.Name, Type: vault.Type(f.Type), Required: f.Required, Sensitivity: vault.Sensitivity(f.Sensitivity),
-				Mask: vault.Mask(f.Mask), Index: f.Index, Unique: f.Unique, MaxLength: f.MaxLength, Pattern: f.Pattern,
-			})
-		}
-		all = append(all, collection)
-	}
-	return all
 }
 
 // URLs says where the server listens.

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 
+	"strongroom/internal/actor"
 	"strongroom/internal/clock"
 	"strongroom/internal/customer"
 	"strongroom/internal/edge"
@@ -25,6 +26,7 @@ type VaultOperator interface {
 	Import(ctx context.Context, collection string, rows []vault.ImportRow, replace bool) ([]vault.ImportResult, error)
 	// Export returns all records of a customer whole.
 	Export(ctx context.Context, c customer.ID) (vault.Export, error)
+	CollectionOperator
 }
 
 // blobBodies are the large bodies that the app listener takes.
@@ -33,20 +35,21 @@ var blobBodies = []edge.Body{{
 }}
 
 // openVault makes the vault, which the command line needs too.
-func (h *House) openVault() (err error) {
-	collections := vault.Defaults()
-	if len(h.Config.Collections) > 0 {
-		collections = collectionsOf(h.Config.Collections)
+func (h *House) openVault(ctx context.Context, by actor.Actor) (err error) {
+	accounts := identity.NewEraser(h.Ring)
+	options := vault.Options{
+		Clock: clock.System, Log: h.log, Metrics: h.Metrics, Wake: h.Jobs.Wake,
+		Erasers: []vault.Eraser{accounts, h.Trail}, Identity: accounts,
 	}
-	h.Vault, err = vault.New(h.DB, h.Ring, h.Trail, vault.Options{
-		Collections: collections, Clock: clock.System, Log: h.log, Metrics: h.Metrics,
-		Erasers: []vault.Eraser{identity.NewEraser(h.Ring), h.Trail},
-	})
-	if err != nil {
+	if options.Collections, err = pinned(h.Config); err != nil {
+		return err
+	}
+	options.Pinned = options.Collections != nil
+	if h.Vault, err = vault.New(h.DB, h.Ring, h.Trail, options); err != nil {
 		return fmt.Errorf("collections: %w", err)
 	}
 	h.Ring.Connect(h.Trail, h.Vault, identity.Resealer{}, once.New(h.DB, h.Ring, clock.System))
-	return nil
+	return h.Vault.Settle(ctx, by)
 }
 
 func (o operator) Erase(ctx context.Context, c customer.ID, reason string) (vault.Erasure, error) {
@@ -76,6 +79,7 @@ func (c *control) vaultRoutes(mux *http.ServeMux) {
 	mux.HandleFunc("POST /vault/import", command(c, func(ctx context.Context, o operator, ask importRequest) ([]vault.ImportResult, error) {
 		return o.Import(ctx, ask.Collection, ask.Rows, ask.Replace)
 	}))
+	c.collectionRoutes(mux)
 	mux.HandleFunc("POST /vault/export", command(c, func(ctx context.Context, o operator, ask eraseRequest) (vault.Export, error) {
 		return o.Export(ctx, ask.Customer)
 	}))

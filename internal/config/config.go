@@ -257,18 +257,6 @@ type Sink struct {
 	Key         string `yaml:"key"`
 }
 
-// Collection describes one kind of record; see docs/vault.md.
-type Collection struct {
-	Name        string        `yaml:"name"`
-	Description string        `yaml:"description"`
-	Version     int           `yaml:"version"`
-	Purposes    []string      `yaml:"purposes"`
-	Retention   time.Duration `yaml:"retention"`
-	Limit       int           `yaml:"limit"`
-	History     int           `yaml:"history"`
-	Fields      []Field       `yaml:"fields"`
-}
-
 // Witness is one who is asked to cosign the checkpoints of the audit log (C2SP tlog-witness).
 type Witness struct {
 	// Key is the witness's verifier key: name+hash+base64.
@@ -277,18 +265,9 @@ type Witness struct {
 	URL string `yaml:"url"`
 }
 
-// Field describes one field of a collection.
-type Field struct {
-	Name        string `yaml:"name"`
-	Type        string `yaml:"type"`
-	Required    bool   `yaml:"required"`
-	Sensitivity string `yaml:"sensitivity"`
-	Mask        string `yaml:"mask"`
-	Index       bool   `yaml:"index"`
-	Unique      bool   `yaml:"unique"`
-	MaxLength   int    `yaml:"max_length"`
-	Pattern     string `yaml:"pattern"`
-}
+// Collection is one kind of record, as `strongroom vault collection put` takes it too. The vault reads it:
+// see docs/vault.md.
+type Collection map[string]any
 
 // Secret refers to a secret that is kept elsewhere: in a file or in an environment variable.
 type Secret struct {

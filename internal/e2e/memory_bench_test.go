@@ -77,21 +77,23 @@ func declare(b *testing.B, data string) {
 collections:
   - name: profile
     purposes: [show-to-customer]
-    fields:
-      - {name: given_name, type: string, sensitivity: personal, mask: initial}
-      - {name: family_name, type: string, sensitivity: personal, mask: initial}
-      - {name: date_of_birth, type: date, sensitivity: personal, mask: year}
-      - {name: email, type: email, sensitivity: personal, mask: email, index: true}
-      - {name: address_line1, type: string, sensitivity: personal, mask: all}
-      - {name: address_line2, type: string, sensitivity: personal, mask: all}
-      - {name: postcode, type: string, sensitivity: personal, mask: all}
-      - {name: city, type: string, sensitivity: personal, mask: initial}
-      - {name: country, type: country, sensitivity: personal, mask: none}
+    schema:
+      properties:
+        given_name: {type: string, x-strongroom: {sensitivity: personal, mask: initial}}
+        family_name: {type: string, x-strongroom: {sensitivity: personal, mask: initial}}
+        date_of_birth: {type: string, format: date, x-strongroom: {sensitivity: personal, mask: year}}
+        email: {type: string, format: email, x-strongroom: {sensitivity: personal, mask: email, index: true}}
+        address_line1: {type: string, x-strongroom: {sensitivity: personal}}
+        address_line2: {type: string, x-strongroom: {sensitivity: personal}}
+        postcode: {type: string, x-strongroom: {sensitivity: personal}}
+        city: {type: string, x-strongroom: {sensitivity: personal, mask: initial}}
+        country: {type: string, format: country, x-strongroom: {sensitivity: personal, mask: none}}
   - name: note
     limit: 10000
     purposes: [show-to-customer]
-    fields:
-      - {name: text, type: string, sensitivity: personal, mask: all, max_length: 1000}
+    schema:
+      properties:
+        text: {type: string, maxLength: 1000, x-strongroom: {sensitivity: personal}}
 `
 	if _, err := f.WriteString(collections); err != nil {
 		b.Fatal(err)

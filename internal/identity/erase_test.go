@@ -31,6 +31,17 @@ func TestEraseCustomer(t *testing.T) {
 		live(1, "neighbour")
 		before := counts()
 		ada, tokens := live(2, "ada")
+		var exported any
+		if err := h.DB.View(ctx, func(tx *db.Tx) (err error) {
+			exported, err = NewEraser(h.Keys).ExportCustomer(ctx, tx, ada.Customer)
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		if got := exported.(Exported); got.Number != number(2) || len(got.Devices) != 1 || got.Devices[0].ID != ada.Device || got.Devices[0].Status != authorised ||
+			got.Devices[0].Name == "" || len(got.Sessions) != 1 || got.Sessions[0].Device != ada.Device || got.Sessions[0].Revoked {
+			t.Errorf("exported %+v", got)
+		}
 		var deleted map[string]int64
 		err := h.DB.Update(ctx, func(tx *db.Tx) (err error) {
 			if deleted, err = NewEraser(h.Keys).EraseCustomer(ctx, tx, ada.Customer); err != nil {

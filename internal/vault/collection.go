@@ -2,11 +2,14 @@ package vault
 
 import (
 	"cmp"
+	"encoding/json"
 	"fmt"
 	"regexp"
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/santhosh-tekuri/jsonschema/v6"
 )
 
 // Type is what a field holds.
@@ -34,6 +37,7 @@ type Sensitivity string
 // The classes of sensitivity. Special is what GDPR article 9 calls special categories.
 const (
 	Public    Sensitivity = "public"
+	Internal  Sensitivity = "internal" // says nothing about a person, and is nobody else's business
 	Personal  Sensitivity = "personal"
 	Financial Sensitivity = "financial"
 	Special   Sensitivity = "special"
@@ -41,27 +45,32 @@ const (
 
 // Field declares one field of a collection.
 type Field struct {
-	Name        string      `yaml:"name" json:"name"`
-	Type        Type        `yaml:"type" json:"type"`
-	Required    bool        `yaml:"required" json:"required,omitempty"`
-	Sensitivity Sensitivity `yaml:"sensitivity" json:"sensitivity"`
-	Mask        Mask        `yaml:"mask" json:"mask,omitempty"`             // empty: none when public, else all
-	Index       bool        `yaml:"index" json:"index,omitempty"`           // exact look-up by blind index
-	Unique      bool        `yaml:"unique" json:"unique,omitempty"`         // no two records may hold the same value; wants Index
-	MaxLength   int         `yaml:"max_length" json:"max_length,omitempty"` // characters; 0 means 256; strings only
-	Pattern     string      `yaml:"pattern" json:"pattern,omitempty"`       // RE2, the whole value must match; strings only
+	Name        string
+	Type        Type
+	Required    bool
+	Sensitivity Sensitivity
+	Mask        Mask       // empty: none when public, else all
+	Index       bool       // exact look-up by blind index
+	Unique      bool       // no two records may hold the same value; wants Index
+	MaxLength   int        // characters; 0 means 256; strings only
+	Pattern     string     // RE2, the whole value must match; strings only. Only of fields declared in Go: a schema has its own
+	Purposes    []string   // some of the collection's; nil means all of them
+	LegalBasis  LegalBasis // empty means the collection's
 }
 
-// Collection declares the shape of the records that share a purpose and a life time.
+// Collection declares the shape of the records that share a purpose and a life time. ParseCollection reads
+// one; those that ship with the program are declared in Go, by Fields, and their Schema is made of these.
 type Collection struct {
-	Name        string        `yaml:"name" json:"name"`
-	Description string        `yaml:"description" json:"description,omitempty"`
-	Version     int           `yaml:"version" json:"version,omitempty"` // of this declaration; 0 means 1. Raise it with every change.
-	Fields      []Field       `yaml:"fields" json:"fields"`
-	Purposes    []string      `yaml:"purposes" json:"purposes"`             // why whole values may be read
-	Retention   time.Duration `yaml:"retention" json:"retention,omitempty"` // after the last change; 0 means as long as the customer
-	Limit       int           `yaml:"limit" json:"limit,omitempty"`         // records per customer; 0 means 100
-	History     int           `yaml:"history" json:"history,omitempty"`     // older versions of each record that are kept
+	Name        string
+	Description string
+	Version     int // of this declaration; 0 means 1. Raise it with every change.
+	Fields      []Field
+	Schema      json.RawMessage // JSON Schema draft 2020-12
+	Purposes    []string        // why whole values may be read
+	LegalBasis  LegalBasis      // why the law lets it be kept; may be empty
+	Retention   time.Duration   // after the last change; 0 means as long as the customer
+	Limit       int             // records per customer; 0 means 100
+	History     int             // older versions of each record that are kept
 }
 
 const (
@@ -109,7 +118,7 @@ var (
 	fieldForm   = regexp.MustCompile(`^[a-z][a-z0-9_]{0,63}$`)
 	purposeForm = regexp.MustCompile(`^[a-z0-9]+(-[a-z0-9]+)*$`)
 	types       = []Type{String, Integer, Number, Boolean, Date, Email, Phone, IBAN, BIC, Country, Currency}
-	classes     = []Sensitivity{Public, Personal, Financial, Special}
+	classes     = []Sensitivity{Public, Internal, Personal, Financial, Special}
 )
 
 // Validate checks declarations. Its error names the key in the configuration and the remedy.
@@ -121,8 +130,17 @@ func Validate(collections []Collection) error {
 // schema is a Collection made ready for use.
 type schema struct {
 	Collection
-	fields  map[string]*field
-	indexed []*field
+	fields    map[string]*field
+	indexed   []*field
+	validator *jsonschema.Schema
+
+	// What the database adds; see declare.go.
+	stored   bool
+	source   string
+	digest   string
+	gone     map[string]bool // fields that only older versions have
+	rebuild  bool            // BuildIndexes has work here
+	building map[string]bool // indexed fields whose older records are not all in the index yet
 }
 
 type field struct {
@@ -163,6 +181,8 @@ func (c Collection) compile(at string) (*schema, error) {
 		return nil, fmt.Errorf("%s.limit: must be between 0 (meaning %d) and 10000", at, defaultLimit)
 	case c.History < 0 || c.History > largestHistory:
 		return nil, fmt.Errorf("%s.history: must be between 0 and %d", at, largestHistory)
+	case c.LegalBasis != "" && !slices.Contains(bases, c.LegalBasis):
+		return nil, fmt.Errorf("%s.legal_basis: use one of %s", at, list(bases))
 	case len(c.Fields) == 0:
 		return nil, fmt.Errorf("%s.fields: is empty; declare at least one field", at)
 	case len(c.Fields) > largestFields:
@@ -197,12 +217,24 @@ func (c Collection) compile(at string) (*schema, error) {
 		if err != nil {
 			return nil, err
 		}
+		for j, p := range d.Purposes {
+			if !slices.Contains(c.Purposes, p) {
+				return nil, fmt.Errorf("%s.fields[%s].purposes[%d]: is no purpose of the collection; a field has some of those", at, d.Name, j)
+			}
+		}
 		f.blind = "vault/" + c.Name + "/" + d.Name
 		s.Fields[i] = f.Field
 		s.fields[d.Name] = f
 		if f.Index {
 			s.indexed = append(s.indexed, f)
 		}
+	}
+	if len(s.Schema) == 0 {
+		s.Schema = schemaOf(s.Fields)
+	}
+	var err error
+	if s.validator, err = compileSchema(s.Schema); err != nil {
+		return nil, fmt.Errorf("%s.schema: is no JSON Schema of draft 2020-12: %w", at, err)
 	}
 	return s, nil
 }
@@ -227,6 +259,9 @@ func (d Field) compile(at string) (*field, error) {
 	}
 	if d.Mask == MaskNone && (d.Sensitivity == Financial || d.Sensitivity == Special) {
 		return nil, fmt.Errorf("%s.mask: a %s field must not be shown whole by default; use %s", at, d.Sensitivity, MaskAll)
+	}
+	if d.LegalBasis != "" && !slices.Contains(bases, d.LegalBasis) {
+		return nil, fmt.Errorf("%s.legal_basis: use one of %s", at, list(bases))
 	}
 	if d.Index && (d.Type == Boolean || d.Type == Number) {
 		return nil, fmt.Errorf("%s.index: a %s has no exact look-up; set index: false", at, d.Type)

@@ -99,7 +99,7 @@ const trimBatch = 256
 // than before loses the rest with each record's next change.
 func (v *Vault) trim(ctx context.Context) error {
 	by := actor.OfSystem("job:vault-expiry")
-	for _, s := range v.collections {
+	for _, s := range v.collections() {
 		if s.History > 0 {
 			continue
 		}

@@ -182,8 +182,8 @@ func (v *Vault) deleteRecord(ctx context.Context, in *deleteRecordInput) (*struc
 func (v *Vault) describe(api huma.API) *huma.Schema {
 	components := api.OpenAPI().Components.Schemas.Map()
 	choice := &huma.Schema{Description: "The fields of a record of the collection that the path names."}
-	for _, name := range slices.Sorted(maps.Keys(v.collections)) {
-		s := v.collections[name]
+	for _, name := range slices.Sorted(maps.Keys(v.collections())) {
+		s := v.collections()[name]
 		object := &huma.Schema{
 			Type: huma.TypeObject, Title: name, Description: s.Description,
 			Properties: map[string]*huma.Schema{}, AdditionalProperties: false,

@@ -90,8 +90,16 @@ type incoming struct {
 // External names are looked up by a keyed hash and sealed under the customer's key. Only the system may
 // import so far.
 func (v *Vault) Import(ctx context.Context, by actor.Actor, collection string, rows []ImportRow, replace bool) ([]ImportResult, error) {
+	results, err := v.importRows(ctx, by, collection, rows, replace)
+	if v.outdated(ctx, err) {
+		results, err = v.importRows(ctx, by, collection, rows, replace)
+	}
+	return results, err
+}
+
+func (v *Vault) importRows(ctx context.Context, by actor.Actor, collection string, rows []ImportRow, replace bool) ([]ImportResult, error) {
 	d := &deed{Vault: v, by: by, Event: audit.Event{Action: ActionImport, Resource: "collection"}, err: systemOnly(by)}
-	s := v.collections[collection]
+	s := v.collections()[collection]
 	if s == nil {
 		d.refuse(problem.New(problem.NotFound, "collection-not-found", "There is no such collection."))
 	} else {
@@ -117,6 +125,9 @@ func (v *Vault) Import(ctx context.Context, by actor.Actor, collection string, r
 	now := clock.Micros(v.clock.Now())
 	results := make([]ImportResult, len(rows))
 	err := d.do(ctx, func(tx *db.Tx, e *audit.Event) error {
+		if err := s.current(ctx, tx); err != nil {
+			return err
+		}
 		refused := 0
 		for i := range rows {
 			results[i] = ImportResult{Line: rows[i].Line}
@@ -349,6 +360,8 @@ type Export struct {
 	Customer    customer.ID               `json:"customer"`
 	External    string                    `json:"external,omitempty"` // the name under which they were imported
 	ExportedAt  time.Time                 `json:"exported_at"`
+	Identity    any                       `json:"identity,omitempty"`    // what the identity room keeps: number, devices, sessions
+	LegalBases  map[string]LegalBasis     `json:"legal_bases,omitempty"` // of the collections that name one; fields that have another: collection.field
 	Collections map[string][]ExportRecord `json:"collections"`
 	Blobs       []ExportBlob              `json:"blobs,omitempty"`
 }
@@ -368,8 +381,27 @@ type ExportRecord struct {
 	Fields    map[string]any `json:"fields"`
 }
 
+// Exporter is another room that keeps something of customers, for Export.
+type Exporter interface {
+	// ExportCustomer returns what the room keeps of c, as JSON can hold it; nil when there is nothing. It
+	// fails rather than leave something out.
+	ExportCustomer(ctx context.Context, tx *db.Tx, c customer.ID) (any, error)
+}
+
+// bases adds the legal bases of a collection and of its fields.
+func (s *schema) bases(all map[string]LegalBasis) {
+	if s.LegalBasis != "" {
+		all[s.Name] = s.LegalBasis
+	}
+	for _, f := range s.Fields {
+		if f.LegalBasis != "" {
+			all[s.Name+"."+f.Name] = f.LegalBasis
+		}
+	}
+}
+
 // Export returns all records of a customer whole, those of collections that are no longer declared
-// included, and names their blobs, for the customer to take elsewhere (GDPR article 20). The event, with
+// included, with what the identity room keeps, and names their blobs, for the customer to take elsewhere (GDPR article 20). The event, with
 // the reason "purpose:portability", is durable before anything leaves. A record that does not open fails
 // all of it: an export that silently leaves something out would be a lie. Only the system may export so far.
 func (v *Vault) Export(ctx context.Context, by actor.Actor, owner customer.ID) (Export, error) {
@@ -381,6 +413,7 @@ func (v *Vault) Export(ctx context.Context, by actor.Actor, owner customer.ID) (
 	var rows []placedRow
 	var blobs []ExportBlob
 	var external []byte
+	var identity any
 	err := d.do(ctx, func(tx *db.Tx, e *audit.Event) (err error) {
 		if err = v.keys.Erased(ctx, tx, owner); err != nil {
 			return err
@@ -393,6 +426,11 @@ func (v *Vault) Export(ctx context.Context, by actor.Actor, owner customer.ID) (
 		}
 		if blobs, err = selectBlobs(ctx, tx, owner); err != nil {
 			return err
+		}
+		if v.identity != nil {
+			if identity, err = v.identity.ExportCustomer(ctx, tx, owner); err != nil {
+				return err
+			}
 		}
 		err = tx.QueryRow(ctx, `SELECT sealed FROM external_ref WHERE customer_id = $1 ORDER BY key_version DESC LIMIT 1`, string(owner)).Scan(&external)
 		if errors.Is(err, sql.ErrNoRows) {
@@ -412,7 +450,8 @@ func (v *Vault) Export(ctx context.Context, by actor.Actor, owner customer.ID) (
 	if err != nil {
 		return Export{}, err
 	}
-	out := Export{Customer: owner, ExportedAt: v.clock.Now().UTC(), Collections: make(map[string][]ExportRecord), Blobs: blobs}
+	out := Export{Customer: owner, ExportedAt: v.clock.Now().UTC(), Identity: identity, LegalBases: make(map[string]LegalBasis),
+		Collections: make(map[string][]ExportRecord), Blobs: blobs}
 	if external != nil {
 		name, err := ring.Open(externalPlace(owner), external)
 		if err != nil {
@@ -429,6 +468,9 @@ func (v *Vault) Export(ctx context.Context, by actor.Actor, owner customer.ID) (
 		fields := make(map[string]any, len(values))
 		for _, x := range values {
 			fields[x.name] = x.whole()
+		}
+		if s := v.collections()[w.collection]; s != nil {
+			s.bases(out.LegalBases)
 		}
 		out.Collections[w.collection] = append(out.Collections[w.collection],
 			ExportRecord{w.key, w.version, clock.FromMicros(w.updatedAt), fields})

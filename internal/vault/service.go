@@ -208,13 +208,26 @@ func (s *Services) Put(ctx context.Context, by actor.Actor, a Access, owner cust
 	if c.IfMatch == "" {
 		q.action, q.permit = ActionCreate, policy.RecordCreate
 	}
-	return s.put(ctx, s.begin(by, a, q), owner, ref, body, c)
+	r, created, err := s.put(ctx, s.begin(by, a, q), owner, ref, body, c)
+	if s.outdated(ctx, err) {
+		r, created, err = s.put(ctx, s.begin(by, a, q), owner, ref, body, c)
+	}
+	return r, created, err
 }
 
 // Patch changes some fields of a record: body is a JSON merge patch (RFC 7396), in which null takes a
-// field away. The whole record that comes of it is checked like a new one. Without a condition the
+// field away. The whole record that comes of it is checked like a new one; fields that the collection has
+// no longer are left behind. Without a condition the
 // patch is made to whatever version there is.
 func (s *Services) Patch(ctx context.Context, by actor.Actor, a Access, owner customer.ID, ref Ref, body []byte, c Condition) (Record, error) {
+	r, err := s.patch(ctx, by, a, owner, ref, body, c)
+	if s.outdated(ctx, err) {
+		r, err = s.patch(ctx, by, a, owner, ref, body, c)
+	}
+	return r, err
+}
+
+func (s *Services) patch(ctx context.Context, by actor.Actor, a Access, owner customer.ID, ref Ref, body []byte, c Condition) (Record, error) {
 	d := s.begin(by, a, ask{action: ActionUpdate, permit: policy.RecordUpdate, resource: policy.Collection(ref.Collection), owner: owner,
 		asked: []string{"patch", ref.Collection, ref.Key, c.IfMatch, c.IfNoneMatch, string(body)}})
 	schema, resource, p := s.find(ref)
@@ -264,7 +277,10 @@ func (s *Services) Patch(ctx context.Context, by actor.Actor, a Access, owner cu
 			return nil
 		}
 		var p *problem.Problem
-		if values, p = schema.decode(merge(old, patch)); p != nil {
+		if err := schema.current(ctx, tx); err != nil {
+			return err
+		}
+		if values, p = schema.decode(merge(schema.known(old), patch)); p != nil {
 			e.Deny(p)
 			return nil
 		}
@@ -343,7 +359,7 @@ func (s *Services) reads(owner customer.ID, ref Ref, reveal Reveal) ask {
 	q := ask{action: ActionRead, permit: policy.RecordRead, resource: policy.Collection(ref.Collection), owner: owner}
 	if reveal.All || len(reveal.Fields) > 0 {
 		q.permit, q.fields = policy.RecordReveal, reveal.Fields
-		if c := s.collections[ref.Collection]; c != nil && reveal.All {
+		if c := s.collections()[ref.Collection]; c != nil && reveal.All {
 			q.fields = make([]string, len(c.Fields))
 			for i, f := range c.Fields {
 				q.fields[i] = f.Name
@@ -401,7 +417,7 @@ func (s *Services) Delete(ctx context.Context, by actor.Actor, a Access, owner c
 // The look-up is an event, and so is each customer that it finds.
 func (s *Services) Find(ctx context.Context, by actor.Actor, a Access, collection, field, text string) ([]Match, error) {
 	d := s.begin(by, a, ask{action: ActionLookup, permit: policy.RecordLookup, resource: policy.Collection(collection), fields: []string{field}})
-	c := s.collections[collection]
+	c := s.collections()[collection]
 	d.Resource = "collection"
 	switch {
 	case c == nil:

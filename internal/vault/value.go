@@ -25,6 +25,24 @@ type FieldError struct {
 	Message string `json:"message"`
 }
 
+// MarshalJSON adds where the field is in the record, as a JSON Pointer (RFC 6901). Names of fields have
+// nothing that a pointer escapes. A name that is not repeated has no pointer, and neither has a rule about
+// the record as a whole but the empty one.
+func (e FieldError) MarshalJSON() ([]byte, error) {
+	out := struct {
+		Field   string  `json:"field"`
+		Pointer *string `json:"pointer,omitempty"`
+		Message string  `json:"message"`
+	}{Field: e.Field, Message: e.Message}
+	if e.Field == "" {
+		out.Pointer = &e.Field
+	} else if fieldForm.MatchString(e.Field) {
+		pointer := "/" + e.Field
+		out.Pointer = &pointer
+	}
+	return json.Marshal(out)
+}
+
 // value is a field's value in its canonical form.
 type value struct {
 	name string
@@ -69,6 +87,9 @@ func (s *schema) decode(body []byte) ([]value, *problem.Problem) {
 		if f.Required && !given[f.Name] {
 			wrong = append(wrong, FieldError{f.Name, "is required"})
 		}
+	}
+	if len(wrong) == 0 {
+		wrong = s.validate(values)
 	}
 	if len(wrong) > 0 {
 		// A body of thousands of wrong names is not worth an answer of the same size.
@@ -123,6 +144,11 @@ func parse(plain []byte) ([]value, bool) {
 	return values, true
 }
 
+// known returns the values of fields that the declaration has.
+func (s *schema) known(values []value) []value {
+	return slices.DeleteFunc(slices.Clone(values), func(x value) bool { return s.fields[x.name] == nil })
+}
+
 // whole returns the value as its own JSON type.
 func (v value) whole() any {
 	switch v.raw[0] {
@@ -134,16 +160,16 @@ func (v value) whole() any {
 	return json.Number(v.text)
 }
 
-// fields returns the values as they may be shown: whole where all or shown says so, masked
-// otherwise. A field that the declaration no longer knows is treated as the most sensitive.
+// show returns the values as they may be shown: whole where r says so, masked otherwise. A field that the
+// declaration no longer knows is treated as the most sensitive: it is hidden unless r names it.
 func (s *schema) show(values []value, r Reveal) map[string]any {
 	out := make(map[string]any, len(values))
 	for _, v := range values {
-		mask := MaskAll
+		mask, all := MaskAll, false
 		if f := s.fields[v.name]; f != nil {
-			mask = f.Mask
+			mask, all = f.Mask, r.All
 		}
-		if r.All || mask == MaskNone || slices.Contains(r.Fields, v.name) {
+		if all || mask == MaskNone || slices.Contains(r.Fields, v.name) {
 			out[v.name] = v.whole()
 		} else {
 			out[v.name] = mask.apply(v.text)

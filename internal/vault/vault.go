@@ -25,6 +25,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -92,7 +93,12 @@ type Match struct {
 // Options say what a Vault works with.
 type Options struct {
 	Collections []Collection // nil means Defaults
+	Pinned      bool         // Collections are the settings': nobody changes them but these
 	Erasers     []Eraser     // the other rooms that Erase has to reach
+
+	Identity Exporter // what Export has to ask beside the vault; may be nil
+
+	Wake func(job string) // runs a job at once; may be nil
 
 	Clock   clock.Clock           // nil means clock.System
 	Log     *slog.Logger          // nil discards
@@ -101,15 +107,20 @@ type Options struct {
 
 // Vault keeps records. It is safe for concurrent use.
 type Vault struct {
-	db          *db.DB
-	keys        *keyring.Keyring
-	trail       *audit.Trail
-	collections map[string]*schema
-	erasers     []Eraser
-	clock       clock.Clock
-	log         *slog.Logger
-	operations  *prometheus.CounterVec
-	transfers   atomic.Int64 // blobs on their way
+	db         *db.DB
+	keys       *keyring.Keyring
+	trail      *audit.Trail
+	pinned     map[string]*schema // of the settings, or those that ship
+	state      atomic.Pointer[map[string]*schema]
+	stamp      string     // what state was loaded from
+	refreshing sync.Mutex // guards stamp, and makes refresh one at a time
+	wake       func(job string)
+	erasers    []Eraser
+	identity   Exporter
+	clock      clock.Clock
+	log        *slog.Logger
+	operations *prometheus.CounterVec
+	transfers  atomic.Int64 // blobs on their way
 }
 
 // New returns a vault over the database. It fails when a collection's declaration is not right.
@@ -127,7 +138,13 @@ func New(d *db.DB, keys *keyring.Keyring, trail *audit.Trail, o Options) (*Vault
 	if err != nil {
 		return nil, err
 	}
-	v := &Vault{db: d, keys: keys, trail: trail, collections: collections, erasers: o.Erasers, clock: o.Clock, log: o.Log}
+	v := &Vault{db: d, keys: keys, trail: trail, pinned: collections, erasers: o.Erasers, identity: o.Identity, wake: o.Wake, clock: o.Clock, log: o.Log}
+	for _, s := range collections {
+		if s.source = FromDefault; o.Pinned {
+			s.source = FromConfiguration
+		}
+	}
+	v.state.Store(&collections)
 	v.operations = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "strongroom_vault_operations_total",
 		Help: "Operations on records, by action and outcome.",
@@ -157,7 +174,7 @@ func allowed(by actor.Actor, owner customer.ID) *problem.Problem {
 // find returns the collection, and the name under which the record stands in an event. A name that
 // is not well-formed may be anything, a personal value included, and is left out of the event.
 func (v *Vault) find(ref Ref) (s *schema, resource string, p *problem.Problem) {
-	if s = v.collections[ref.Collection]; s == nil {
+	if s = v.collections()[ref.Collection]; s == nil {
 		return nil, "record", problem.New(problem.NotFound, "collection-not-found", "There is no such collection.")
 	}
 	if !keyForm.MatchString(ref.Key) {
@@ -246,7 +263,11 @@ func (d *deed) damaged(ctx context.Context, ref Ref, err error) error {
 // only when the condition names its version. The record comes back masked; created says whether it
 // is new.
 func (v *Vault) Put(ctx context.Context, by actor.Actor, owner customer.ID, ref Ref, body []byte, c Condition) (r Record, created bool, err error) {
-	return v.put(ctx, v.begin(by, owner, ActionUpdate), owner, ref, body, c)
+	r, created, err = v.put(ctx, v.begin(by, owner, ActionUpdate), owner, ref, body, c)
+	if v.outdated(ctx, err) {
+		r, created, err = v.put(ctx, v.begin(by, owner, ActionUpdate), owner, ref, body, c)
+	}
+	return r, created, err
 }
 
 func (v *Vault) put(ctx context.Context, d *deed, owner customer.ID, ref Ref, body []byte, c Condition) (r Record, created bool, err error) {
@@ -293,6 +314,9 @@ func (v *Vault) put(ctx context.Context, d *deed, owner customer.ID, ref Ref, bo
 		}
 		old, indexed, err := selectVersion(ctx, tx, owner, ref)
 		if err != nil {
+			return err
+		}
+		if err := s.current(ctx, tx); err != nil {
 			return err
 		}
 		created = old == 0
@@ -412,8 +436,22 @@ func (s *schema) allows(r Reveal) *problem.Problem {
 			"This collection is not read for that purpose; it is for %s.", strings.Join(s.Purposes, ", "))
 	}
 	for _, name := range r.Fields {
-		if s.fields[name] == nil {
+		// What only older declarations know can be revealed by name, for the collection's purposes.
+		f := s.fields[name]
+		if f == nil && !s.gone[name] {
 			return problem.New(problem.Unprocessable, "unknown-field", "A field to reveal is no field of this collection.")
+		}
+		if f != nil && f.Purposes != nil && !slices.Contains(f.Purposes, r.Purpose) {
+			return problem.New(problem.Unprocessable, "purpose-not-allowed",
+				"Field %s is not read for that purpose; it is for %s.", name, strings.Join(f.Purposes, ", "))
+		}
+	}
+	if r.All {
+		for _, f := range s.Fields {
+			if f.Purposes != nil && !slices.Contains(f.Purposes, r.Purpose) {
+				return problem.New(problem.Unprocessable, "purpose-not-allowed",
+					"Field %s is not read for that purpose; name the fields to reveal.", f.Name)
+			}
 		}
 	}
 	return nil
@@ -439,6 +477,11 @@ func (d *deed) tell(s *schema, r Reveal) {
 			names = append(names, f.Name)
 		}
 	}
+	for _, name := range r.Fields {
+		if s.gone[name] && !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+	}
 	list := strings.Join(names, ",")
 	if len(d.Resource)+len(" v9223372036854775807 reveal ")+len(list) > maxResource {
 		d.Personal = map[string]string{"revealed": list}
@@ -462,7 +505,7 @@ func (v *Vault) List(ctx context.Context, by actor.Actor, owner customer.ID, col
 }
 
 func (v *Vault) list(ctx context.Context, d *deed, owner customer.ID, collection, after string, limit int) (page []Record, next string, err error) {
-	s := v.collections[collection]
+	s := v.collections()[collection]
 	d.Resource = "collection"
 	if s == nil {
 		d.refuse(problem.New(problem.NotFound, "collection-not-found", "There is no such collection."))
@@ -563,7 +606,7 @@ func (v *Vault) Job() jobs.Job {
 // until none is left or ctx ends. Retention counts from a record's last change.
 func (v *Vault) Expire(ctx context.Context) error {
 	by := actor.OfSystem("job:vault-expiry")
-	for _, s := range v.collections {
+	for _, s := range v.collections() {
 		if s.Retention == 0 {
 			continue
 		}
@@ -606,14 +649,20 @@ func (v *Vault) Expire(ctx context.Context) error {
 	return v.trim(ctx)
 }
 
+var errBuilding = problem.New(problem.Unavailable, "index-building",
+	"The index of this field is being built. Ask again later.").RetryAfter(time.Minute)
+
 // Lookup returns the records, of any customer, whose indexed field has exactly this value, at most
 // 16. It works within the caller's transaction, so that the caller's event covers it. The index only
 // points: a record counts when it opens and really holds the value, so that a row planted in the
 // index leads nowhere. Records of erased customers are not found.
 func (v *Vault) Lookup(ctx context.Context, tx *db.Tx, collection, name, text string) ([]Match, error) {
-	s := v.collections[collection]
+	s := v.collections()[collection]
 	if s == nil || s.fields[name] == nil || !s.fields[name].Index {
 		return nil, fmt.Errorf("vault: there is no index on %s.%s; declare the field with index: true", collection, name)
+	}
+	if s.building[name] {
+		return nil, errBuilding
 	}
 	f := s.fields[name]
 	canonical, ok := f.canonical(text)
