@@ -47,7 +47,7 @@ func newKeys() *cobra.Command {
 	}
 	s.place(list)
 	list.Flags().BoolVar(&asJSON, "json", false, "print JSON")
-	cmd.AddCommand(list, newKeysRotate(), newKeysCompromised(), newKeysDestroy())
+	cmd.AddCommand(list, newKeysRotate(), newKeysCompromised(), newKeysDestroy(), newKeysMoveRoot(), newKeysAcceptStates())
 	return cmd
 }
 

@@ -33,6 +33,7 @@ type Operator interface {
 	Keys(ctx context.Context) ([]keyring.Info, error)
 	VaultOperator
 	KeyOperator
+	RootOperator
 	// Close lets go of the installation.
 	Close() error
 }
@@ -71,6 +72,7 @@ func serveControl(house *House, data string, log *slog.Logger) (*control, error)
 	mux.HandleFunc("POST /keys", c.keys)
 	c.vaultRoutes(mux)
 	mux.HandleFunc("POST /rotation", c.rotation)
+	mux.HandleFunc("POST /root-move", c.rootMove)
 	c.server = &http.Server{
 		Handler:           mux,
 		ReadHeaderTimeout: 5 * time.Second,

@@ -45,14 +45,17 @@ type Config struct {
 	// Relative paths elsewhere in the file are relative to it. Default: the file's own folder.
 	Data string `yaml:"data"`
 
-	Database    Database     `yaml:"database"`
-	RootKey     RootKey      `yaml:"root_key"`
-	Keys        Keys         `yaml:"keys"`
-	Listeners   Listeners    `yaml:"listeners"`
-	Login       Login        `yaml:"login"`
-	SMS         SMS          `yaml:"sms"`
-	Log         Log          `yaml:"log"`
-	Collections []Collection `yaml:"collections"`
+	Database Database `yaml:"database"`
+	RootKey  RootKey  `yaml:"root_key"`
+	// SecondRootKey is the other root key while the root moves from one to the other; empty when it does
+	// not. Which of the two is the old one does not matter here: the move knows.
+	SecondRootKey RootKey      `yaml:"second_root_key"`
+	Keys          Keys         `yaml:"keys"`
+	Listeners     Listeners    `yaml:"listeners"`
+	Login         Login        `yaml:"login"`
+	SMS           SMS          `yaml:"sms"`
+	Log           Log          `yaml:"log"`
+	Collections   []Collection `yaml:"collections"`
 
 	// Policies is the folder of the Cedar files that say what services may do; empty permits nothing.
 	Policies string `yaml:"policies"`
@@ -69,14 +72,17 @@ type Database struct {
 
 // RootKey says who holds the key at the top of the hierarchy.
 type RootKey struct {
-	// URL is empty for a local key file sealed by a passphrase, or a gocloud.dev/secrets URL:
-	// awskms://, gcpkms://, azurekeyvault://, hashivault://.
+	// URL is empty for a local key file sealed by a passphrase, age:///path for an age identity, or a
+	// gocloud.dev/secrets URL: awskms://, gcpkms://, azurekeyvault://, hashivault://.
 	URL string `yaml:"url"`
 	// File is the local key file.
 	File string `yaml:"file"`
-	// Passphrase unseals the local key file.
+	// Passphrase unseals the local key file, or the age identity when that is encrypted.
 	Passphrase Secret `yaml:"passphrase"`
 }
+
+// IsZero reports whether no root key is named.
+func (r RootKey) IsZero() bool { return r.URL == "" && r.File == "" }
 
 // Keys says when keys are rotated by themselves, and how fast.
 type Keys struct {
@@ -322,7 +328,7 @@ func (c *Config) Resolve() error {
 // paths returns every setting that is a path below Data when it is relative.
 func (c *Config) paths() []*string {
 	return []*string{
-		&c.Policies, &c.RootKey.File, &c.RootKey.Passphrase.File, &c.Database.Password.File, &c.SMS.Secret.File,
+		&c.Policies, &c.RootKey.File, &c.RootKey.Passphrase.File, &c.SecondRootKey.File, &c.SecondRootKey.Passphrase.File, &c.Database.Password.File, &c.SMS.Secret.File,
 		&c.Listeners.App.Certificate, &c.Listeners.App.Key, &c.Listeners.App.BackupKey, &c.Listeners.App.ClientCA,
 		&c.Listeners.Service.Certificate, &c.Listeners.Service.Key, &c.Listeners.Service.BackupKey, &c.Listeners.Service.ClientCA,
 		&c.Listeners.Admin.Certificate, &c.Listeners.Admin.Key, &c.Listeners.Admin.BackupKey, &c.Listeners.Admin.ClientCA,

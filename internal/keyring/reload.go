@@ -24,12 +24,16 @@ const (
 // keyRows are all rows of which a key set is made, of one snapshot.
 type keyRows struct {
 	generation int64
+	roster     []byte
 	keks       []kekRow
 	services   []serviceRow
 }
 
 func selectKeys(ctx context.Context, tx *db.Tx) (r keyRows, err error) {
 	if r.generation, err = selectGeneration(ctx, tx); err != nil {
+		return r, err
+	}
+	if r.roster, err = selectRoster(ctx, tx); err != nil {
 		return r, err
 	}
 	if r.keks, err = selectKEKs(ctx, tx); err != nil {
@@ -98,6 +102,9 @@ func (k *Keyring) adopt(ctx context.Context, rows keyRows) (*keySet, error) {
 		return nil, o.failed
 	}
 	set, err := k.unwrapKEKs(ctx, rows, old)
+	if err == nil {
+		err = set.checkRoster(rows)
+	}
 	if err == nil {
 		err = k.open(set, rows.services)
 	}
