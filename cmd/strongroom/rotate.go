@@ -83,7 +83,7 @@ func newKeysCompromised() *cobra.Command {
 	var s settings
 	var watch, asJSON bool
 	cmd := &cobra.Command{
-		Use:   "compromised kek VERSION",
+		Use:   "compromised KEY VERSION",
 		Short: "Say that somebody knows a key version: it never seals again, and what it wraps is wrapped anew at once",
 		Args:  cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -96,6 +96,14 @@ func newKeysCompromised() *cobra.Command {
 				return err
 			}
 			defer o.Close()
+			if args[0] != "kek" {
+				if err := o.CompromiseService(cmd.Context(), args[0], version); err != nil {
+					return err
+				}
+				_, err := fmt.Fprintf(cmd.OutOrStdout(), "✓ %s key %d is marked compromised and makes nothing more; destroy it when nothing needs it: strongroom keys destroy %s %d\n",
+					args[0], version, args[0], version)
+				return err
+			}
 			r, err := o.CompromiseKEK(cmd.Context(), version)
 			if err != nil {
 				return err
@@ -116,7 +124,7 @@ func newKeysCompromised() *cobra.Command {
 func newKeysDestroy() *cobra.Command {
 	var s settings
 	cmd := &cobra.Command{
-		Use:   "destroy kek VERSION",
+		Use:   "destroy KEY VERSION",
 		Short: "Destroy a key version that nothing needs any more; refused as long as something does",
 		Args:  cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -129,6 +137,13 @@ func newKeysDestroy() *cobra.Command {
 				return err
 			}
 			defer o.Close()
+			if args[0] != "kek" {
+				if err := o.DestroyService(cmd.Context(), args[0], version); err != nil {
+					return err
+				}
+				_, err := fmt.Fprintf(cmd.OutOrStdout(), "✓ %s key %d is destroyed\n", args[0], version)
+				return err
+			}
 			if err := o.DestroyKEK(cmd.Context(), version); err != nil {
 				return err
 			}
@@ -142,8 +157,8 @@ func newKeysDestroy() *cobra.Command {
 
 // keyVersion reads "kek 2".
 func keyVersion(args []string) (uint32, error) {
-	if args[0] != "kek" {
-		return 0, fmt.Errorf("%q is no key that this can be done to: name kek", args[0])
+	if !slices.Contains(keyring.Rotatable(), args[0]) {
+		return 0, fmt.Errorf("%q is no key that this can be done to: name one of %s", args[0], strings.Join(keyring.Rotatable(), ", "))
 	}
 	version, err := strconv.ParseUint(args[1], 10, 32)
 	if err != nil || version == 0 {

@@ -139,7 +139,7 @@ func (h *House) openTrail(ctx context.Context, by actor.Actor, holder string, cr
 		}
 	}
 	h.Ring, err = keyring.Open(ctx, by, keyring.Options{
-		DB: h.DB, Root: h.root, Second: h.two, Manifest: h.manifest(), AcceptStates: h.accept, Create: create, Connect: connect, Clock: clock.System, Log: h.log, Metrics: h.Metrics,
+		DB: h.DB, Root: h.root, Second: h.two, Manifest: h.manifest(), AcceptStates: h.accept, Needed: keyNeeded, Create: create, Connect: connect, Clock: clock.System, Log: h.log, Metrics: h.Metrics,
 		KEKEvery: h.Config.Keys.KEKEvery, ServiceEvery: h.Config.Keys.ServiceEvery, Rate: h.Config.Keys.RotationRate,
 	})
 	return err

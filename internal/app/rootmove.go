@@ -9,8 +9,12 @@ import (
 	"net/http"
 	"os"
 
+	"strongroom/internal/audit"
 	"strongroom/internal/config"
+	"strongroom/internal/db"
+	"strongroom/internal/identity"
 	"strongroom/internal/keyring"
+	"strongroom/internal/once"
 )
 
 // What a command may ask of the move of the root key.
@@ -86,4 +90,34 @@ func AcceptStates(ctx context.Context, c config.Config, log *slog.Logger) error 
 		return err
 	}
 	return operator{h, by, true}.Close()
+}
+
+// keyNeeded asks every room that keeps what a service key made.
+func keyNeeded(ctx context.Context, tx *db.Tx, name string, version uint32) (string, error) {
+	for _, ask := range []func(context.Context, *db.Tx, string, uint32) (string, error){
+		audit.KeyNeeded, identity.KeyNeeded, once.KeyNeeded,
+	} {
+		if by, err := ask(ctx, tx, name, version); err != nil || by != "" {
+			return by, err
+		}
+	}
+	return "", nil
+}
+
+func (o operator) CompromiseService(ctx context.Context, name string, version uint32) error {
+	return o.house.Ring.CompromiseService(ctx, o.by, name, version)
+}
+
+func (o operator) DestroyService(ctx context.Context, name string, version uint32) error {
+	return o.house.Ring.DestroyService(ctx, o.by, name, version)
+}
+
+func (d *dialled) CompromiseService(ctx context.Context, name string, version uint32) error {
+	_, err := d.ask(ctx, doCompromise, name, version)
+	return err
+}
+
+func (d *dialled) DestroyService(ctx context.Context, name string, version uint32) error {
+	_, err := d.ask(ctx, doDestroy, name, version)
+	return err
 }

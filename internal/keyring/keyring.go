@@ -120,6 +120,9 @@ type Options struct {
 	// retained backup for one; "" means nobody does. nil asks nobody.
 	Needed func(ctx context.Context, tx *db.Tx, name string, version uint32) (by string, err error)
 
+	// Findings is told what is wrong with the keys; nil tells nobody.
+	Findings Findings
+
 	Clock   clock.Clock           // nil means clock.System
 	Log     *slog.Logger          // nil discards
 	Metrics prometheus.Registerer // nil keeps none
@@ -143,6 +146,9 @@ type Keyring struct {
 	needed   func(ctx context.Context, tx *db.Tx, name string, version uint32) (string, error)
 	metrics  *metrics
 	named    namedCache
+	uses     uses
+	findings Findings
+	reports  reports
 
 	kekEvery, serviceEvery time.Duration
 
@@ -155,7 +161,7 @@ type keySet struct {
 	kek        *seal.Ring // the active one seals
 	kekMade    time.Time  // when the active one was made
 	held       map[uint32]heldKEK
-	states     map[versionOf]string // of service keys, named ones too
+	states     map[versionOf]string // of all KEKs and service keys, named ones too
 	service    map[string]*serviceKey
 
 	compromised int // KEKs that are, and are not destroyed
@@ -210,7 +216,7 @@ func Open(ctx context.Context, by actor.Actor, o Options) (*Keyring, error) {
 		o.Needed = func(context.Context, *db.Tx, string, uint32) (string, error) { return "", nil }
 	}
 	k := &Keyring{
-		db: o.DB, root: o.Root, manifest: o.Manifest, accept: o.AcceptStates, clock: o.Clock, log: o.Log, metrics: newMetrics(o.Metrics),
+		db: o.DB, root: o.Root, manifest: o.Manifest, findings: o.Findings, accept: o.AcceptStates, clock: o.Clock, log: o.Log, metrics: newMetrics(o.Metrics),
 		publish: o.Publish, handOver: handOver, rate: o.Rate, needed: o.Needed,
 		kekEvery: o.KEKEvery, serviceEvery: o.ServiceEvery,
 	}
@@ -248,6 +254,9 @@ func Open(ctx context.Context, by actor.Actor, o Options) (*Keyring, error) {
 		if err := k.acceptStates(ctx, by); err != nil {
 			return nil, fmt.Errorf("accept the states of the keys: %w", err)
 		}
+	}
+	if err := k.reserve(ctx); err != nil {
+		return nil, fmt.Errorf("count the uses of the keys: %w", err)
 	}
 	k.log.Info("keys are ready", "kek", k.keys.Load().kek.Version(), "root", k.root.ID())
 	return k, nil
@@ -416,7 +425,11 @@ func (k *Keyring) newKEK(ctx context.Context, version uint32) (heldKEK, kekRow, 
 }
 
 func (k *Keyring) kekRing(keys ...*seal.Key) (*seal.Ring, error) {
-	return seal.NewRing(k.scope(kekName), keys...)
+	counted := make([]*seal.Key, len(keys))
+	for i, key := range keys {
+		counted[i] = key.Counted(k.uses.counter(kekName, key.Version()))
+	}
+	return seal.NewRing(k.scope(kekName), counted...)
 }
 
 // admit checks the states of the keys at the start; only who was asked to look at them takes them as they
@@ -628,6 +641,9 @@ func (k *Keyring) CreateCustomer(ctx context.Context, tx *db.Tx, by actor.Actor,
 	}
 	material := newMaterial()
 	kek := set.kek
+	if kek.Worn() {
+		return nil, keysUnavailable(seal.ErrWornOut)
+	}
 	row := dataRow{
 		version: 1, kekVersion: kek.Version(), state: active,
 		wrapped: kek.Seal(dataPlace(c, 1), material), madeAt: clock.Micros(k.clock.Now()),
@@ -737,7 +753,8 @@ type Info struct {
 	Algorithm string
 	State     string // published, active, retired, compromised or destroyed
 	MadeAt    time.Time
-	Uses      int64  // KEK: how many keys it wraps; customer: how many customers; -1 unknown
+	Uses      int64  // KEK: how many keys it wraps; customer: how many customers; -1 for others
+	Seals     int64  // how often it sealed, at most; -1 for what is not counted
 	WrappedBy string // the root key's id, or "kek/1"
 
 	Next time.Time // when an active version is rotated by itself; zero for never
@@ -769,6 +786,10 @@ func (k *Keyring) List(ctx context.Context, by actor.Actor) ([]Info, error) {
 		if err != nil {
 			return err
 		}
+		used, err := selectUses(ctx, tx)
+		if err != nil {
+			return err
+		}
 		wraps := make(map[uint32]int64)
 		for _, d := range data {
 			wraps[d.kekVersion] += d.count
@@ -785,19 +806,24 @@ func (k *Keyring) List(ctx context.Context, by actor.Actor) ([]Info, error) {
 			list = append(list, Info{
 				Name: kekName, Version: r.version, Algorithm: r.algorithm, State: r.state,
 				MadeAt: clock.FromMicros(r.madeAt), Uses: wraps[r.version], WrappedBy: strings.Join(roots, ", "),
-				Next: next(k.kekEvery, r.state, r.madeAt),
+				Seals: used[versionOf{kekName, r.version}],
+				Next:  next(k.kekEvery, r.state, r.madeAt),
 			})
 		}
 		for _, d := range data {
 			list = append(list, Info{
 				Name: customerName, Version: d.version, Algorithm: aesGCM, State: d.state,
-				MadeAt: clock.FromMicros(d.madeAt), Uses: d.count, WrappedBy: wrappedBy(d.kekVersion),
+				MadeAt: clock.FromMicros(d.madeAt), Uses: d.count, Seals: -1, WrappedBy: wrappedBy(d.kekVersion),
 			})
 		}
 		for _, s := range services {
+			seals := int64(-1)
+			if s.algorithm == aesGCM {
+				seals = used[versionOf{s.name, s.version}]
+			}
 			list = append(list, Info{
 				Name: s.name, Version: s.version, Algorithm: s.algorithm, State: s.state,
-				MadeAt: clock.FromMicros(s.madeAt), Uses: -1, WrappedBy: wrappedBy(s.kekVersion),
+				MadeAt: clock.FromMicros(s.madeAt), Uses: -1, Seals: seals, WrappedBy: wrappedBy(s.kekVersion),
 				Next: next(k.everyService(s.name), s.state, s.madeAt),
 			})
 		}

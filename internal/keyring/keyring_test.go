@@ -837,15 +837,15 @@ func TestList(t *testing.T) {
 		var never time.Time
 		kek, year := madeAt.Add(90*24*time.Hour), madeAt.Add(365*24*time.Hour)
 		want := []Info{
-			{"kek", 1, "AES-256-GCM", "active", madeAt, 10, k.root.ID(), kek},
-			{"customer", 1, "AES-256-GCM", "active", madeAt, 3, "kek/1", never},
-			{"blind-index", 1, "HMAC-SHA-256", "active", madeAt, -1, "kek/1", never},
-			{"checkpoint", 1, "Ed25519", "active", madeAt, -1, "kek/1", year},
-			{"event", 1, "AES-256-GCM", "active", madeAt, -1, "kek/1", year},
-			{"event-mac", 1, "HMAC-SHA-256", "active", madeAt, -1, "kek/1", year},
-			{"outbox", 1, "AES-256-GCM", "active", madeAt, -1, "kek/1", year},
-			{"pepper", 1, "HMAC-SHA-256", "active", madeAt, -1, "kek/1", never},
-			{"token", 1, "HMAC-SHA-256", "active", madeAt, -1, "kek/1", year},
+			{"kek", 1, "AES-256-GCM", "active", madeAt, 10, leastBlock + 8, k.root.ID(), kek},
+			{"customer", 1, "AES-256-GCM", "active", madeAt, 3, -1, "kek/1", never},
+			{"blind-index", 1, "HMAC-SHA-256", "active", madeAt, -1, -1, "kek/1", never},
+			{"checkpoint", 1, "Ed25519", "active", madeAt, -1, -1, "kek/1", year},
+			{"event", 1, "AES-256-GCM", "active", madeAt, -1, leastBlock, "kek/1", year},
+			{"event-mac", 1, "HMAC-SHA-256", "active", madeAt, -1, -1, "kek/1", year},
+			{"outbox", 1, "AES-256-GCM", "active", madeAt, -1, leastBlock, "kek/1", year},
+			{"pepper", 1, "HMAC-SHA-256", "active", madeAt, -1, -1, "kek/1", never},
+			{"token", 1, "HMAC-SHA-256", "active", madeAt, -1, -1, "kek/1", year},
 		}
 		if !slices.Equal(list, want) {
 			t.Errorf("got  %v\nwant %v", list, want)

@@ -265,7 +265,7 @@ func (k *Keyring) openNamed(name string, rows []serviceRow) (*Named, error) {
 			if err != nil {
 				return nil, err
 			}
-			keys = append(keys, key)
+			keys = append(keys, key.Counted(k.uses.counter(r.name, r.version)))
 		default:
 			return nil, fmt.Errorf("it is for %q, which this version does not know", n.algorithm)
 		}

@@ -2,6 +2,7 @@ package keyring
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -124,6 +125,11 @@ func (k *Keyring) adopt(ctx context.Context, rows keyRows) (*keySet, error) {
 	return set, nil
 }
 
+// tend is the job: it takes over changed keys, reserves uses, and says what is wrong.
+func (k *Keyring) tend(ctx context.Context) error {
+	return errors.Join(k.Reload(ctx), k.reserve(ctx), k.report(ctx))
+}
+
 // hold has the set used from now on.
 func (k *Keyring) hold(set *keySet) {
 	k.keys.Store(set)
@@ -133,7 +139,7 @@ func (k *Keyring) hold(set *keySet) {
 // Jobs returns the jobs that keep the keys up to date and rotate them.
 func (k *Keyring) Jobs() []jobs.Job {
 	return []jobs.Job{
-		{Name: JobReload, Every: reloadEvery, Quiet: true, Run: k.Reload},
+		{Name: JobReload, Every: reloadEvery, Quiet: true, Run: k.tend},
 		{Name: JobRotation, Every: rotationEvery, Quiet: true, Leased: true, Run: k.rotate},
 	}
 }

@@ -127,6 +127,9 @@ type versionOf struct {
 
 func statesOf(rows keyRows) map[versionOf]string {
 	states := make(map[versionOf]string, len(rows.services))
+	for _, r := range rows.keks {
+		states[versionOf{kekName, r.version}] = r.state
+	}
 	for _, r := range rows.services {
 		states[versionOf{r.name, r.version}] = r.state
 	}

@@ -498,13 +498,20 @@ func (k *Keyring) rotate(ctx context.Context) error {
 	}
 }
 
-// due returns the name of a key whose active version is as old as it may become, or "".
+// due returns the name of a key whose active version is as old as it may become, or has sealed as often as
+// it should, or "".
 func (k *Keyring) due() string {
 	set, now := k.keys.Load(), k.clock.Now()
+	if k.uses.worn(kekName, set.kek.Version()) {
+		return kekName
+	}
 	if at := next(k.kekEvery, active, clock.Micros(set.kekMade)); !at.IsZero() && !at.After(now) {
 		return kekName
 	}
 	for _, name := range rotatable {
+		if ring := set.service[name].ring; ring != nil && k.uses.worn(name, ring.Version()) {
+			return name
+		}
 		if at := next(k.serviceEvery, active, set.service[name].made); !at.IsZero() && !at.After(now) {
 			return name
 		}
