@@ -94,7 +94,7 @@ func newKeysCompromised() *cobra.Command {
 	var watch, asJSON bool
 	var before string
 	cmd := &cobra.Command{
-		Use:   "compromised {kek VERSION | customer CUSTOMER VERSION | customers --before TIME}",
+		Use:   "compromised {KEY VERSION | customer CUSTOMER VERSION | customers --before TIME}",
 		Short: "Say that somebody knows a key version: it never seals again, and what it wraps is wrapped anew at once",
 		Args:  cobra.RangeArgs(1, 3),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -110,6 +110,14 @@ func newKeysCompromised() *cobra.Command {
 				return err
 			}
 			defer o.Close()
+			if args[0] != "kek" {
+				if err := o.CompromiseService(cmd.Context(), args[0], version); err != nil {
+					return err
+				}
+				_, err := fmt.Fprintf(cmd.OutOrStdout(), "✓ %s key %d is marked compromised and makes nothing more; destroy it when nothing needs it: strongroom keys destroy %s %d\n",
+					args[0], version, args[0], version)
+				return err
+			}
 			r, err := o.CompromiseKEK(cmd.Context(), version)
 			if err != nil {
 				return err
@@ -131,7 +139,7 @@ func newKeysCompromised() *cobra.Command {
 func newKeysDestroy() *cobra.Command {
 	var s settings
 	cmd := &cobra.Command{
-		Use:   "destroy {kek VERSION | customer CUSTOMER VERSION}",
+		Use:   "destroy {KEY VERSION | customer CUSTOMER VERSION}",
 		Short: "Destroy a key version that nothing needs any more; refused as long as something does",
 		Args:  cobra.RangeArgs(2, 3),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -147,6 +155,13 @@ func newKeysDestroy() *cobra.Command {
 				return err
 			}
 			defer o.Close()
+			if args[0] != "kek" {
+				if err := o.DestroyService(cmd.Context(), args[0], version); err != nil {
+					return err
+				}
+				_, err := fmt.Fprintf(cmd.OutOrStdout(), "✓ %s key %d is destroyed\n", args[0], version)
+				return err
+			}
 			if err := o.DestroyKEK(cmd.Context(), version); err != nil {
 				return err
 			}
@@ -160,8 +175,9 @@ func newKeysDestroy() *cobra.Command {
 
 // keyVersion reads "kek 2".
 func keyVersion(args []string) (uint32, error) {
-	if args[0] != "kek" || len(args) != 2 {
-		return 0, fmt.Errorf("%q is no key that this can be done to: name kek VERSION or customer CUSTOMER VERSION", strings.Join(args, " "))
+	if len(args) != 2 || !slices.Contains(keyring.Rotatable(), args[0]) {
+		return 0, fmt.Errorf("%q is no key that this can be done to: name customer CUSTOMER VERSION, or a version of one of %s",
+			strings.Join(args, " "), strings.Join(keyring.Rotatable(), ", "))
 	}
 	version, err := strconv.ParseUint(args[1], 10, 32)
 	if err != nil || version == 0 {

@@ -40,6 +40,7 @@ type Operator interface {
 	TrailOperator
 	SearchOperator
 	LogOperator
+	RootOperator
 	// Close lets go of the installation.
 	Close() error
 }
@@ -83,6 +84,7 @@ func serveControl(house *House, data string, log *slog.Logger) (*control, error)
 	c.logRoutes(mux)
 	mux.HandleFunc("POST /rotation", c.rotation)
 	c.customerKeyRoutes(mux)
+	mux.HandleFunc("POST /root-move", c.rootMove)
 	c.server = &http.Server{
 		Handler:           mux,
 		ReadHeaderTimeout: 5 * time.Second,

@@ -64,22 +64,35 @@ type House struct {
 	Vault    *vault.Vault
 	Metrics  *prometheus.Registry
 
-	root    keyring.Root
-	log     *slog.Logger
+	root keyring.Root
+	two  keyring.Root // the second root key, while the root moves; the keyring closes it
+	log  *slog.Logger
+	// accept takes the states of keys as they are; see keyring.Options.AcceptStates.
+	accept  bool
 	lock    *os.File    // of the data folder, while a server runs on it
 	closers []io.Closer // of the sinks
 }
 
 // openHouse opens what Init has made, in the name of the actor.
-func openHouse(ctx context.Context, c config.Config, by actor.Actor, log *slog.Logger) (_ *House, err error) {
+func openHouse(ctx context.Context, c config.Config, by actor.Actor, log *slog.Logger) (*House, error) {
+	return openHouseWith(ctx, c, by, log, func(*House) {})
+}
+
+func openHouseWith(ctx context.Context, c config.Config, by actor.Actor, log *slog.Logger, prepare func(*House)) (_ *House, err error) {
 	h := &House{Config: c, Metrics: prometheus.NewRegistry(), log: log}
+	prepare(h)
 	defer func() {
 		if err != nil {
 			_ = h.Close() // the first failure is the one to tell
 		}
 	}()
-	if h.root, err = openRoot(ctx, c); err != nil {
+	if h.root, err = openRoot(ctx, "root_key", c.RootKey); err != nil {
 		return nil, err
+	}
+	if !c.SecondRootKey.IsZero() {
+		if h.two, err = openRoot(ctx, "second_root_key", c.SecondRootKey); err != nil {
+			return nil, err
+		}
 	}
 	return h, h.open(ctx, by, false)
 }
@@ -96,7 +109,12 @@ func (h *House) open(ctx context.Context, by actor.Actor, create bool) error {
 		}
 		options.URL = string(url.Reveal())
 	} else {
-		key, err := keyring.OpenFileKey(ctx, h.root, filepath.Join(c.Data, keyring.ManifestName), c.Environment)
+		key, err := keyring.OpenFileKey(ctx, h.root, h.manifest(), c.Environment)
+		if err != nil && h.two != nil {
+			if second, also := keyring.OpenFileKey(ctx, h.two, h.manifest(), c.Environment); also == nil {
+				key, err = second, nil
+			}
+		}
 		if err != nil {
 			return err
 		}
@@ -137,8 +155,8 @@ func (h *House) openTrail(ctx context.Context, by actor.Actor, holder string, cr
 		}
 	}
 	h.Ring, err = keyring.Open(ctx, by, keyring.Options{
-		DB: h.DB, Root: h.root, Create: create, Connect: connect, Clock: clock.System, Log: h.log, Metrics: h.Metrics,
-		Findings: findings{h},
+		DB: h.DB, Root: h.root, Second: h.two, Manifest: h.manifest(), AcceptStates: h.accept, Create: create, Connect: connect,
+		Needed: keyNeeded, Findings: findings{h}, Clock: clock.System, Log: h.log, Metrics: h.Metrics,
 		KEKEvery: h.Config.Keys.KEKEvery, ServiceEvery: h.Config.Keys.ServiceEvery, Rate: h.Config.Keys.RotationRate,
 		CustomerEvery: h.Config.Keys.CustomerEvery,
 	})
@@ -158,18 +176,27 @@ func (f findings) Clear(ctx context.Context, kind, subject string) error {
 	return f.house.Findings.Clear(ctx, kind, subject)
 }
 
-func openRoot(ctx context.Context, c config.Config) (keyring.Root, error) {
-	root := keyring.RootConfig{URL: c.RootKey.URL, Path: c.RootKey.File}
-	if c.RootKey.URL == "" {
-		passphrase, err := c.RootKey.Passphrase.Read()
+// manifest is the path of the embedded database's manifest, or "".
+func (h *House) manifest() string {
+	if h.Config.Database.URL != "" {
+		return ""
+	}
+	return filepath.Join(h.Config.Data, keyring.ManifestName)
+}
+
+// openRoot opens the root key that the settings under the key name.
+func openRoot(ctx context.Context, key string, c config.RootKey) (keyring.Root, error) {
+	root := keyring.RootConfig{URL: c.URL, Path: c.File}
+	if c.URL == "" || strings.HasPrefix(c.URL, "age:") && !c.Passphrase.IsZero() {
+		passphrase, err := c.Passphrase.Read()
 		if err != nil {
-			return nil, &config.Error{Key: "root_key.passphrase", Problem: err.Error()}
+			return nil, &config.Error{Key: key + ".passphrase", Problem: err.Error()}
 		}
 		root.Passphrase = passphrase
 	}
 	opened, err := keyring.OpenRoot(ctx, root)
 	if err != nil {
-		return nil, fmt.Errorf("root key: %w", err)
+		return nil, fmt.Errorf("%s: %w", key, err)
 	}
 	return opened, nil
 }
@@ -216,6 +243,9 @@ func (h *House) Close() error {
 	if h.DB != nil {
 		errs = append(errs, h.DB.Close())
 	}
+	if h.Ring != nil {
+		errs = append(errs, h.Ring.CloseSecond())
+	}
 	if h.root != nil {
 		errs = append(errs, h.root.Close())
 	}
@@ -239,10 +269,10 @@ func Init(ctx context.Context, c config.Config) error {
 	if _, err := os.Stat(settings); !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("%s is there already: this folder holds an installation; choose another, or use it as it is", settings)
 	}
-	if err := makeRoot(c); err != nil {
+	if err := makeRoot("root_key", c.RootKey); err != nil {
 		return err
 	}
-	root, err := openRoot(ctx, c)
+	root, err := openRoot(ctx, "root_key", c.RootKey)
 	if err != nil {
 		return err
 	}
@@ -269,23 +299,27 @@ func Init(ctx context.Context, c config.Config) error {
 	return writeFile(settings, text)
 }
 
-// makeRoot makes the local root key and its passphrase, unless they are there or elsewhere.
-func makeRoot(c config.Config) error {
-	if c.RootKey.URL != "" {
+// makeRoot makes the local root key, or the age identity that has a passphrase, and its passphrase,
+// unless they are there or elsewhere.
+func makeRoot(key string, c config.RootKey) error {
+	path, create := c.File, keyring.CreateLocalRoot
+	if identity, ok := strings.CutPrefix(c.URL, "age://"); ok && !c.Passphrase.IsZero() {
+		path, create = identity, keyring.CreateAgeRoot
+	} else if c.URL != "" {
 		return nil
 	}
-	if file := c.RootKey.Passphrase.File; file != "" {
+	if file := c.Passphrase.File; file != "" {
 		if _, err := os.Stat(file); errors.Is(err, fs.ErrNotExist) {
 			if err := writeFile(file, newPassphrase()+"\n"); err != nil {
 				return err
 			}
 		}
 	}
-	passphrase, err := c.RootKey.Passphrase.Read()
+	passphrase, err := c.Passphrase.Read()
 	if err != nil {
-		return &config.Error{Key: "root_key.passphrase", Problem: err.Error()}
+		return &config.Error{Key: key + ".passphrase", Problem: err.Error()}
 	}
-	err = keyring.CreateLocalRoot(c.RootKey.File, passphrase)
+	err = create(path, passphrase)
 	if errors.Is(err, keyring.ErrExists) {
 		return nil
 	}

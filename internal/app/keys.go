@@ -19,6 +19,9 @@ type KeyOperator interface {
 	CompromiseKEK(ctx context.Context, version uint32) (keyring.Rotation, error)
 	// DestroyKEK destroys a version that nothing needs.
 	DestroyKEK(ctx context.Context, version uint32) error
+	// CompromiseService and DestroyService are the same for a version of a service key.
+	CompromiseService(ctx context.Context, name string, version uint32) error
+	DestroyService(ctx context.Context, name string, version uint32) error
 	// Rotation returns the rotation that goes on, or the latest.
 	Rotation(ctx context.Context) (keyring.Rotation, error)
 	// PauseRotation pauses or resumes it.
@@ -129,6 +132,7 @@ func (c *control) rotation(w http.ResponseWriter, r *http.Request) {
 	ctx, o := r.Context(), c.by(r)
 	var rotation keyring.Rotation
 	var err error
+	service := ask.Key != ""
 	switch ask.Do {
 	case doStatus:
 		rotation, err = o.Rotation(ctx)
@@ -137,8 +141,16 @@ func (c *control) rotation(w http.ResponseWriter, r *http.Request) {
 	case doPause, doResume:
 		rotation, err = o.PauseRotation(ctx, ask.Do == doPause)
 	case doCompromise:
+		if service {
+			err = o.CompromiseService(ctx, ask.Key, ask.Version)
+			break
+		}
 		rotation, err = o.CompromiseKEK(ctx, ask.Version)
 	case doDestroy:
+		if service {
+			err = o.DestroyService(ctx, ask.Key, ask.Version)
+			break
+		}
 		err = o.DestroyKEK(ctx, ask.Version)
 	default:
 		err = fmt.Errorf("this server does not know how to %q a key: it is of another version than the command", ask.Do)

@@ -46,15 +46,18 @@ type Config struct {
 	// Relative paths elsewhere in the file are relative to it. Default: the file's own folder.
 	Data string `yaml:"data"`
 
-	Database    Database     `yaml:"database"`
-	RootKey     RootKey      `yaml:"root_key"`
-	Keys        Keys         `yaml:"keys"`
-	Listeners   Listeners    `yaml:"listeners"`
-	Login       Login        `yaml:"login"`
-	SMS         SMS          `yaml:"sms"`
-	Log         Log          `yaml:"log"`
-	Audit       Audit        `yaml:"audit"`
-	Collections []Collection `yaml:"collections"`
+	Database Database `yaml:"database"`
+	RootKey  RootKey  `yaml:"root_key"`
+	// SecondRootKey is the other root key while the root moves from one to the other; empty when it does
+	// not. Which of the two is the old one does not matter here: the move knows.
+	SecondRootKey RootKey      `yaml:"second_root_key"`
+	Keys          Keys         `yaml:"keys"`
+	Listeners     Listeners    `yaml:"listeners"`
+	Login         Login        `yaml:"login"`
+	SMS           SMS          `yaml:"sms"`
+	Log           Log          `yaml:"log"`
+	Audit         Audit        `yaml:"audit"`
+	Collections   []Collection `yaml:"collections"`
 
 	// Witnesses are asked to cosign the checkpoints of the audit log.
 	Witnesses []Witness `yaml:"witnesses"`
@@ -74,14 +77,17 @@ type Database struct {
 
 // RootKey says who holds the key at the top of the hierarchy.
 type RootKey struct {
-	// URL is empty for a local key file sealed by a passphrase, or a gocloud.dev/secrets URL:
-	// awskms://, gcpkms://, azurekeyvault://, hashivault://.
+	// URL is empty for a local key file sealed by a passphrase, age:///path for an age identity, or a
+	// gocloud.dev/secrets URL: awskms://, gcpkms://, azurekeyvault://, hashivault://.
 	URL string `yaml:"url"`
 	// File is the local key file.
 	File string `yaml:"file"`
-	// Passphrase unseals the local key file.
+	// Passphrase unseals the local key file, or the age identity when that is encrypted.
 	Passphrase Secret `yaml:"passphrase"`
 }
+
+// IsZero reports whether no root key is named.
+func (r RootKey) IsZero() bool { return r.URL == "" && r.File == "" }
 
 // Keys says when keys are rotated by themselves, and how fast.
 type Keys struct {
@@ -376,6 +382,7 @@ func (c *Config) paths() []*string {
 	list := []*string{
 		&c.Policies, &c.Audit.LocationDatabase, &c.Audit.NetworkDatabase,
 		&c.RootKey.File, &c.RootKey.Passphrase.File, &c.Database.Password.File, &c.SMS.Secret.File,
+		&c.SecondRootKey.File, &c.SecondRootKey.Passphrase.File,
 		&c.Listeners.App.Certificate, &c.Listeners.App.Key, &c.Listeners.App.BackupKey, &c.Listeners.App.ClientCA,
 		&c.Listeners.Service.Certificate, &c.Listeners.Service.Key, &c.Listeners.Service.BackupKey, &c.Listeners.Service.ClientCA,
 		&c.Listeners.Admin.Certificate, &c.Listeners.Admin.Key, &c.Listeners.Admin.BackupKey, &c.Listeners.Admin.ClientCA,

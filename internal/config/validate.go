@@ -34,7 +34,10 @@ func (c *Config) Validate() error {
 	dev := c.Environment == Dev
 
 	v.database(c)
-	v.rootKey(c)
+	v.rootKey("root_key", c.RootKey, dev)
+	if !c.SecondRootKey.IsZero() {
+		v.rootKey("second_root_key", c.SecondRootKey, dev)
+	}
 	v.keys(c.Keys)
 	v.listener("listeners.app", c.Listeners.App, dev)
 	v.listener("listeners.service", c.Listeners.Service, dev)
@@ -111,32 +114,39 @@ func isLoopback(host string) bool {
 // minPassphrase is in bytes. Argon2id makes guessing slow; the length makes it hopeless.
 const minPassphrase = 16
 
-func (v *validator) rootKey(c *Config) {
-	const key = "root_key.passphrase"
-	if c.RootKey.URL != "" {
-		u, err := url.Parse(c.RootKey.URL)
+func (v *validator) rootKey(key string, r RootKey, dev bool) {
+	passphrase := func() {
+		s, err := r.Passphrase.Read()
+		if err != nil {
+			v.errs = append(v.errs, &Error{Key: key + ".passphrase", Problem: err.Error()})
+			return
+		}
+		v.check(s.Len() >= minPassphrase, key+".passphrase", fmt.Sprintf("is shorter than %d characters", minPassphrase),
+			"make one: openssl rand -base64 32")
+	}
+	if r.URL != "" {
+		u, err := url.Parse(r.URL)
 		ok := err == nil
 		if ok {
 			switch u.Scheme {
 			case "awskms", "gcpkms", "azurekeyvault", "hashivault":
+			case "age":
+				ok = u.Host == "" && u.Path != ""
+				if !r.Passphrase.IsZero() {
+					passphrase()
+				}
 			case "base64key":
-				ok = c.Environment == Dev
+				ok = dev
 			default:
 				ok = false
 			}
 		}
-		v.check(ok, "root_key.url", "names no key-management service",
-			"use awskms://, gcpkms://, azurekeyvault:// or hashivault://, or leave it empty for a local key file")
+		v.check(ok, key+".url", "names no key-management service and no age identity",
+			"use awskms://, gcpkms://, azurekeyvault://, hashivault:// or age:///path, or leave it empty for a local key file")
 		return
 	}
-	v.check(c.RootKey.File != "", "root_key.file", "is empty", "name the local key file, for example root.key")
-	s, err := c.RootKey.Passphrase.Read()
-	if err != nil {
-		v.errs = append(v.errs, &Error{Key: key, Problem: err.Error()})
-		return
-	}
-	v.check(s.Len() >= minPassphrase, key, fmt.Sprintf("is shorter than %d characters", minPassphrase),
-		"make one: openssl rand -base64 32")
+	v.check(r.File != "", key+".file", "is empty", "name the local key file, for example root.key")
+	passphrase()
 }
 
 func (v *validator) keys(k Keys) {
@@ -255,7 +265,7 @@ func (c *Config) override(environ []string) error {
 	// Only now is it known which variables the settings name as secrets.
 	for _, name := range unknown {
 		sink := slices.ContainsFunc(c.Audit.Sinks, func(s Sink) bool { return s.Secret.Env == name })
-		if name != c.RootKey.Passphrase.Env && name != c.Database.Password.Env && name != c.SMS.Secret.Env && !sink {
+		if name != c.RootKey.Passphrase.Env && name != c.SecondRootKey.Passphrase.Env && name != c.Database.Password.Env && name != c.SMS.Secret.Env && !sink {
 			errs = append(errs, &Error{Key: name, Problem: "names no setting", Remedy: "see the keys in " + FileName + ", or unset it"})
 		}
 	}

@@ -26,16 +26,6 @@ const (
 // AllCustomers is what Rotate takes for the data keys of all customers.
 const AllCustomers = "customers"
 
-// FindingCompromised is raised while a version of a customer's data key is marked compromised and
-// values that it sealed were not sealed anew yet.
-const FindingCompromised = "keyring.key-compromised"
-
-// Findings is told of what is wrong and stays so until it is cleared. Both may be called again.
-type Findings interface {
-	Raise(ctx context.Context, kind, subject, detail string) error
-	Clear(ctx context.Context, kind, subject string) error
-}
-
 // Holding returns ring, the key of c, or when it lacks the version that one of the values names, the
 // ring as tx sees it. Whoever opens a value asks it in the transaction that read the value: another
 // process may have sealed it under a version that is newer than the ring in this one's cache.
@@ -170,7 +160,7 @@ func (k *Keyring) CompromiseCustomer(ctx context.Context, by actor.Actor, c cust
 		if err := k.compromiseCustomer(ctx, tx, by, c, version); err != nil {
 			return err
 		}
-		return raiseGeneration(ctx, tx)
+		return k.changed(ctx, tx)
 	})
 	if err != nil {
 		return err
@@ -234,7 +224,7 @@ func (k *Keyring) CompromiseCustomersBefore(ctx context.Context, by actor.Actor,
 			if !tell {
 				return nil
 			}
-			return raiseGeneration(ctx, tx)
+			return k.changed(ctx, tx)
 		})
 		if err != nil {
 			return n, err

@@ -70,11 +70,38 @@ func writeNew(path string, content []byte) (err error) {
 	if err := os.Remove(temporary); err != nil {
 		return err
 	}
+	return syncFolder(dir)
+}
+
+func syncFolder(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {
 		return err
 	}
 	return errors.Join(d.Sync(), d.Close())
+}
+
+// replace puts content in place of the file at path, durably: whoever reads it, after a crash too, sees
+// what was there or what is, whole.
+func replace(path string, content []byte) error {
+	dir := filepath.Dir(path)
+	temporary := filepath.Join(dir, "."+filepath.Base(path)+"."+id.New("new"))
+	f, err := os.OpenFile(temporary, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = os.Remove(temporary) }() // gone already, when all went well
+	_, err = f.Write(content)
+	if err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(temporary, path); err != nil {
+		return err
+	}
+	return syncFolder(dir)
 }
 
 // decodeStrict reads exactly one JSON value without unknown members.

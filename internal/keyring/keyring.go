@@ -80,9 +80,20 @@ type Options struct {
 	DB   *db.DB
 	Root Root
 
+	// Second is the other root key while the root moves from one to the other; nil when it does not. The
+	// keyring closes it in CloseSecond.
+	Second Root
+	// Manifest is the path of the embedded database's manifest, whose file key moves with the KEKs; empty
+	// with PostgreSQL.
+	Manifest string
+
 	// Create makes the keys that are missing: for the one who makes the installation. Without it a key
 	// that is missing was taken away, and a new one in its place would hide that.
 	Create bool
+
+	// AcceptStates takes the states of KEKs and service keys as they are in the database, and has them
+	// hold from now on: for whoever has looked at them after bringing tables back from a backup.
+	AcceptStates bool
 
 	// Record records the events. When the trail needs this very keyring, as it does, give Connect
 	// instead: it is called once, as soon as the keyring holds its keys and before they are committed,
@@ -107,11 +118,12 @@ type Options struct {
 	ServiceEvery time.Duration
 	// CustomerEvery is the age at which a customer's data key is; 0 means only when asked.
 	CustomerEvery time.Duration
-	// Findings is told of what is wrong until it no longer is; nil tells nobody.
-	Findings Findings
 	// Needed says who else needs a version of a key that nothing in the database does any more, a
 	// retained backup for one; "" means nobody does. nil asks nobody.
 	Needed func(ctx context.Context, tx *db.Tx, name string, version uint32) (by string, err error)
+
+	// Findings is told what is wrong with the keys; nil tells nobody.
+	Findings Findings
 
 	Clock   clock.Clock           // nil means clock.System
 	Log     *slog.Logger          // nil discards
@@ -122,6 +134,9 @@ type Options struct {
 type Keyring struct {
 	db       *db.DB
 	root     Root
+	second   atomic.Pointer[otherHolder]
+	accept   bool
+	manifest string
 	clock    clock.Clock
 	log      *slog.Logger
 	keys     atomic.Pointer[keySet]
@@ -133,6 +148,9 @@ type Keyring struct {
 	needed   func(ctx context.Context, tx *db.Tx, name string, version uint32) (string, error)
 	metrics  *metrics
 	named    namedCache
+	uses     uses
+	findings Findings
+	reports  reports
 
 	kekEvery, serviceEvery, customerEvery time.Duration
 
@@ -146,6 +164,7 @@ type keySet struct {
 	kek        *seal.Ring // the active one seals
 	kekMade    time.Time  // when the active one was made
 	held       map[uint32]heldKEK
+	states     map[versionOf]string // of all KEKs and service keys, named ones too
 	service    map[string]*serviceKey
 
 	compromised int // KEKs that are, and are not destroyed
@@ -200,7 +219,7 @@ func Open(ctx context.Context, by actor.Actor, o Options) (*Keyring, error) {
 		o.Needed = func(context.Context, *db.Tx, string, uint32) (string, error) { return "", nil }
 	}
 	k := &Keyring{
-		db: o.DB, root: o.Root, clock: o.Clock, log: o.Log, metrics: newMetrics(o.Metrics),
+		db: o.DB, root: o.Root, manifest: o.Manifest, findings: o.Findings, accept: o.AcceptStates, clock: o.Clock, log: o.Log, metrics: newMetrics(o.Metrics),
 		publish: o.Publish, handOver: handOver, rate: o.Rate, needed: o.Needed,
 		kekEvery: o.KEKEvery, serviceEvery: o.ServiceEvery, customerEvery: o.CustomerEvery,
 		resealer: resealer{findings: o.Findings, settle: customerSettle + o.Lease},
@@ -213,6 +232,9 @@ func Open(ctx context.Context, by actor.Actor, o Options) (*Keyring, error) {
 		return nil, fmt.Errorf("keyring: %w", err)
 	}
 	k.SetRecorder(o.Record)
+	if o.Second != nil {
+		k.second.Store(&otherHolder{o.Second})
+	}
 
 	connected := false
 	connect := func() {
@@ -234,6 +256,14 @@ func Open(ctx context.Context, by actor.Actor, o Options) (*Keyring, error) {
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open the keys: %w", err)
+	}
+	if k.accept {
+		if err := k.acceptStates(ctx, by); err != nil {
+			return nil, fmt.Errorf("accept the states of the keys: %w", err)
+		}
+	}
+	if err := k.reserve(ctx); err != nil {
+		return nil, fmt.Errorf("count the uses of the keys: %w", err)
 	}
 	k.log.Info("keys are ready", "kek", k.keys.Load().kek.Version(), "root", k.root.ID())
 	return k, nil
@@ -293,6 +323,9 @@ func (k *Keyring) load(ctx context.Context, by actor.Actor, create bool, connect
 
 	missing := missingServices(rows.services)
 	if first == nil && len(missing) == 0 {
+		if err := k.admit(ctx, set, rows); err != nil {
+			return err
+		}
 		if err := k.open(set, rows.services); err != nil {
 			return err
 		}
@@ -302,6 +335,12 @@ func (k *Keyring) load(ctx context.Context, by actor.Actor, create bool, connect
 	}
 	if !create {
 		return fmt.Errorf("%w: service key %s is missing: bring the table service_key back from a backup", ErrDamaged, missing[0].name)
+	}
+
+	if first == nil {
+		if err := k.admit(ctx, set, rows); err != nil {
+			return err
+		}
 	}
 
 	// The keys are made before the transaction, which may run more than once: whatever Connect saw in
@@ -332,6 +371,9 @@ func (k *Keyring) load(ctx context.Context, by actor.Actor, create bool, connect
 		}
 		k.hold(set)
 		connect()
+		if err := k.changed(ctx, tx); err != nil {
+			return err
+		}
 		if first != nil {
 			if err := k.event(ctx, tx, by, "", ActionKEKCreate, "kek "+strconv.Itoa(int(first.version))); err != nil {
 				return err
@@ -358,7 +400,7 @@ func (k *Keyring) firstKEK(ctx context.Context) (*keySet, *kekRow, error) {
 		return nil, nil, err
 	}
 	row.state = active
-	ring, err := seal.NewRing(k.scope(kekName), held.key)
+	ring, err := k.kekRing(held.key)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -369,15 +411,43 @@ func (k *Keyring) firstKEK(ctx context.Context) (*keySet, *kekRow, error) {
 func (k *Keyring) newKEK(ctx context.Context, version uint32) (heldKEK, kekRow, error) {
 	material := newMaterial()
 	defer clear(material)
-	wrapped, err := k.root.Wrap(ctx, material, k.kekContext(version))
+	row := kekRow{version: version, algorithm: aesGCM, madeAt: clock.Micros(k.clock.Now())}
+	var roots []Root
+	err := k.db.View(ctx, func(tx *db.Tx) (err error) {
+		roots, err = k.wrapRoots(ctx, tx)
+		return err
+	})
 	if err != nil {
-		return heldKEK{}, kekRow{}, fmt.Errorf("wrap KEK %d: %w", version, err)
+		return heldKEK{}, kekRow{}, err
+	}
+	for _, root := range roots {
+		wrapped, err := root.Wrap(ctx, material, k.kekContext(version))
+		if err != nil {
+			return heldKEK{}, kekRow{}, fmt.Errorf("wrap KEK %d: %w", version, err)
+		}
+		row.wraps = append(row.wraps, kekWrap{root.ID(), wrapped})
 	}
 	held, err := holdKEK(version, material)
-	return held, kekRow{
-		version: version, algorithm: aesGCM, madeAt: clock.Micros(k.clock.Now()),
-		wraps: []kekWrap{{rootID: k.root.ID(), wrapped: wrapped}},
-	}, err
+	return held, row, err
+}
+
+func (k *Keyring) kekRing(keys ...*seal.Key) (*seal.Ring, error) {
+	counted := make([]*seal.Key, len(keys))
+	for i, key := range keys {
+		counted[i] = key.Counted(k.uses.counter(kekName, key.Version()))
+	}
+	return seal.NewRing(k.scope(kekName), counted...)
+}
+
+// admit checks the states of the keys at the start; only who was asked to look at them takes them as they
+// are.
+func (k *Keyring) admit(ctx context.Context, set *keySet, rows keyRows) error {
+	err := set.checkRoster(rows)
+	if err != nil && k.accept {
+		k.log.WarnContext(ctx, "the states of the keys are taken as they are", "error", err)
+		return nil
+	}
+	return err
 }
 
 func holdKEK(version uint32, material []byte) (heldKEK, error) {
@@ -392,7 +462,7 @@ func holdKEK(version uint32, material []byte) (heldKEK, error) {
 // unwrapKEKs opens all KEKs that are not destroyed, but for those that old holds. The rows are in
 // order of their version. The set has no service keys yet.
 func (k *Keyring) unwrapKEKs(ctx context.Context, rows keyRows, old *keySet) (*keySet, error) {
-	set := &keySet{generation: rows.generation, held: make(map[uint32]heldKEK)}
+	set := &keySet{generation: rows.generation, held: make(map[uint32]heldKEK), states: statesOf(rows)}
 	var keys []*seal.Key
 	states := make([]string, len(rows.keks))
 	for i, row := range rows.keks {
@@ -428,7 +498,7 @@ func (k *Keyring) unwrapKEKs(ctx context.Context, rows keyRows, old *keySet) (*k
 	if err != nil {
 		return nil, fmt.Errorf("the KEKs: %w", err)
 	}
-	ring, err := seal.NewRing(k.scope(kekName), keys...)
+	ring, err := k.kekRing(keys...)
 	if err != nil {
 		return nil, err
 	}
@@ -474,18 +544,24 @@ func (k *Keyring) unwrapKEK(ctx context.Context, row kekRow) ([]byte, error) {
 	if len(row.wraps) == 0 {
 		return nil, fmt.Errorf("%w: KEK %d is not there: bring the table kek_wrap back from a backup", ErrDamaged, row.version)
 	}
-	// Our own root first. Its id may also have changed while the key is the same (an alias, say), so
-	// the others are tried as well.
-	wraps := row.wraps
-	for i, w := range wraps {
-		if w.rootID == k.root.ID() {
-			wraps = []kekWrap{wraps[i]}
-			break
+	// A root that is named first. Its id may also have changed while the key is the same (an alias, say),
+	// so what nobody here is named for is tried as well.
+	var tries []rootTry
+	for _, w := range row.wraps {
+		if root := k.rootNamed(w.rootID); root == k.root {
+			tries = append([]rootTry{{root, w}}, tries...)
+		} else if root != nil {
+			tries = append(tries, rootTry{root, w})
+		}
+	}
+	if len(tries) == 0 {
+		for _, w := range row.wraps {
+			tries = append(tries, rootTry{k.root, w})
 		}
 	}
 	var failed error
-	for _, w := range wraps {
-		material, err := k.root.Unwrap(ctx, w.wrapped, k.kekContext(row.version))
+	for _, t := range tries {
+		material, err := t.root.Unwrap(ctx, t.wrapped, k.kekContext(row.version))
 		switch {
 		case err == nil:
 			return material, nil
@@ -493,14 +569,20 @@ func (k *Keyring) unwrapKEK(ctx context.Context, row kekRow) ([]byte, error) {
 			return nil, fmt.Errorf("%w: KEK %d was not made for %s, installation %s: configure the environment, database and root key that belong together: %w",
 				ErrEnvironment, row.version, k.db.Environment(), k.db.Installation(), err)
 		case problem.Of(err) != nil:
-			return nil, err
-		case w.rootID != k.root.ID():
-			failed = otherRoot(fmt.Sprintf("KEK %d", row.version), w.rootID, k.root.ID())
+			failed = err // the other root, if there is one, may answer
+		case t.rootID != t.root.ID():
+			failed = otherRoot(fmt.Sprintf("KEK %d", row.version), t.rootID, t.root.ID())
 		default:
-			failed = fmt.Errorf("KEK %d: %w: the row was altered, or the root key %s was replaced: bring them back from a backup", row.version, err, w.rootID)
+			failed = fmt.Errorf("KEK %d: %w: the row was altered, or the root key %s was replaced: bring them back from a backup", row.version, err, t.rootID)
 		}
 	}
 	return nil, failed
+}
+
+// rootTry is a wrap, and a root that may open it.
+type rootTry struct {
+	root Root
+	kekWrap
 }
 
 // activeOf returns the place of the active version among the states of a key's versions, oldest first.
@@ -566,6 +648,9 @@ func (k *Keyring) CreateCustomer(ctx context.Context, tx *db.Tx, by actor.Actor,
 	}
 	material := newMaterial()
 	kek := set.kek
+	if kek.Worn() {
+		return nil, keysUnavailable(seal.ErrWornOut)
+	}
 	row := dataRow{
 		version: 1, kekVersion: kek.Version(), state: active,
 		wrapped: kek.Seal(dataPlace(c, 1), material), madeAt: clock.Micros(k.clock.Now()),
@@ -680,7 +765,8 @@ type Info struct {
 	Algorithm string
 	State     string // published, active, retired, compromised or destroyed
 	MadeAt    time.Time
-	Uses      int64  // KEK: how many keys it wraps; customer: how many customers; -1 unknown
+	Uses      int64  // KEK: how many keys it wraps; customer: how many customers; -1 for others
+	Seals     int64  // how often it sealed, at most; -1 for what is not counted
 	WrappedBy string // the root key's id, or "kek/1"
 
 	Next time.Time // when an active version is rotated by itself; zero for never
@@ -712,6 +798,10 @@ func (k *Keyring) List(ctx context.Context, by actor.Actor) ([]Info, error) {
 		if err != nil {
 			return err
 		}
+		used, err := selectUses(ctx, tx)
+		if err != nil {
+			return err
+		}
 		wraps := make(map[uint32]int64)
 		for _, d := range data {
 			wraps[d.kekVersion] += d.count
@@ -730,20 +820,25 @@ func (k *Keyring) List(ctx context.Context, by actor.Actor) ([]Info, error) {
 			list = append(list, Info{
 				Name: kekName, Version: r.version, Algorithm: r.algorithm, State: r.state,
 				MadeAt: clock.FromMicros(r.madeAt), Uses: wraps[r.version], WrappedBy: strings.Join(roots, ", "),
-				Next: next(k.kekEvery, r.state, r.madeAt),
+				Seals: used[versionOf{kekName, r.version}],
+				Next:  next(k.kekEvery, r.state, r.madeAt),
 			})
 		}
 		for _, d := range data {
 			list = append(list, Info{
 				Name: customerName, Version: d.version, Algorithm: aesGCM, State: d.state,
-				MadeAt: clock.FromMicros(d.madeAt), Uses: d.count, WrappedBy: wrappedBy(d.kekVersion),
+				MadeAt: clock.FromMicros(d.madeAt), Uses: d.count, Seals: -1, WrappedBy: wrappedBy(d.kekVersion),
 				Next: next(k.customerEvery, d.state, d.madeAt),
 			})
 		}
 		for _, s := range services {
+			seals := int64(-1)
+			if s.algorithm == aesGCM {
+				seals = used[versionOf{s.name, s.version}]
+			}
 			list = append(list, Info{
 				Name: s.name, Version: s.version, Algorithm: s.algorithm, State: s.state,
-				MadeAt: clock.FromMicros(s.madeAt), Uses: -1, WrappedBy: wrappedBy(s.kekVersion),
+				MadeAt: clock.FromMicros(s.madeAt), Uses: -1, Seals: seals, WrappedBy: wrappedBy(s.kekVersion),
 				Next: next(k.everyService(s.name), s.state, s.madeAt),
 			})
 		}

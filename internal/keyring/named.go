@@ -116,6 +116,9 @@ func (k *Keyring) CreateNamed(ctx context.Context, tx *db.Tx, by actor.Actor, na
 	if err != nil {
 		return err
 	}
+	if err := k.changed(ctx, tx); err != nil {
+		return err
+	}
 	return k.event(ctx, tx, by, "", ActionNamedCreate, "named key "+name+"/1")
 }
 
@@ -136,6 +139,9 @@ func (k *Keyring) RotateNamed(ctx context.Context, tx *db.Tx, by actor.Actor, na
 	}
 	version := newest.version + 1
 	if err := k.insertNamed(ctx, tx, name, newest.algorithm, version); err != nil {
+		return 0, err
+	}
+	if err := k.changed(ctx, tx); err != nil {
 		return 0, err
 	}
 	tx.AfterCommit(func() { k.named.forget(name) })
@@ -225,11 +231,7 @@ func (k *Keyring) Named(ctx context.Context, name string) (*Named, error) {
 	if key := k.named.get(name, now); key != nil {
 		return key, nil
 	}
-	var rows []serviceRow
-	err := k.db.View(ctx, func(tx *db.Tx) (err error) {
-		rows, err = selectNamed(ctx, tx, name)
-		return err
-	})
+	rows, err := k.namedRows(ctx, name)
 	if err != nil {
 		return nil, err
 	}
@@ -242,6 +244,37 @@ func (k *Keyring) Named(ctx context.Context, name string) (*Named, error) {
 	}
 	k.named.put(key, now.Add(k.cache.lease))
 	return key, nil
+}
+
+// namedRows returns the versions of a named key, oldest first, with the states that Strongroom wrote.
+func (k *Keyring) namedRows(ctx context.Context, name string) (rows []serviceRow, err error) {
+	for range 3 {
+		var set *keySet
+		var generation int64
+		err := k.db.View(ctx, func(tx *db.Tx) (err error) {
+			if generation, err = selectGeneration(ctx, tx); err != nil {
+				return err
+			}
+			if set, err = k.current(ctx, tx); err != nil {
+				return err
+			}
+			rows, err = selectNamed(ctx, tx, name)
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+		if set.generation != generation {
+			continue // this process is ahead of what the transaction saw
+		}
+		for _, r := range rows {
+			if set.states[versionOf{r.name, r.version}] != r.state {
+				return nil, fmt.Errorf("%w: the state of version %d of the named key %s is not the one that Strongroom wrote: bring the table service_key back from a backup", ErrDamaged, r.version, name)
+			}
+		}
+		return rows, nil
+	}
+	return nil, keysUnavailable(errMoved)
 }
 
 // selectNamed returns the versions of a named key, oldest first.
@@ -300,7 +333,7 @@ func (k *Keyring) openNamed(name string, rows []serviceRow) (*Named, error) {
 			if err != nil {
 				return nil, err
 			}
-			keys = append(keys, key)
+			keys = append(keys, key.Counted(k.uses.counter(r.name, r.version)))
 		default:
 			return nil, fmt.Errorf("it is for %q, which this version does not know", n.algorithm)
 		}

@@ -72,8 +72,9 @@ func TestNamedKeys(t *testing.T) {
 		if _, err := openKeyring(t, d, root).Named(t.Context(), "sum"); !errors.Is(err, ErrUnwrap) {
 			t.Error(err)
 		}
+		late := openKeyring(t, d, root)
 		exec(t, d, `UPDATE service_key SET state = 'retired' WHERE name = 'named/pay'`)
-		if _, err := openKeyring(t, d, root).Named(t.Context(), "pay"); !errors.Is(err, ErrDamaged) {
+		if _, err := late.Named(t.Context(), "pay"); !errors.Is(err, ErrDamaged) {
 			t.Error(err)
 		}
 	})

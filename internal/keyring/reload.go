@@ -2,6 +2,7 @@ package keyring
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -24,12 +25,16 @@ const (
 // keyRows are all rows of which a key set is made, of one snapshot.
 type keyRows struct {
 	generation int64
+	roster     []byte
 	keks       []kekRow
 	services   []serviceRow
 }
 
 func selectKeys(ctx context.Context, tx *db.Tx) (r keyRows, err error) {
 	if r.generation, err = selectGeneration(ctx, tx); err != nil {
+		return r, err
+	}
+	if r.roster, err = selectRoster(ctx, tx); err != nil {
 		return r, err
 	}
 	if r.keks, err = selectKEKs(ctx, tx); err != nil {
@@ -99,6 +104,9 @@ func (k *Keyring) adopt(ctx context.Context, rows keyRows) (*keySet, error) {
 	}
 	set, err := k.unwrapKEKs(ctx, rows, old)
 	if err == nil {
+		err = set.checkRoster(rows)
+	}
+	if err == nil {
 		err = k.open(set, rows.services)
 	}
 	if err != nil && ctx.Err() != nil {
@@ -117,6 +125,11 @@ func (k *Keyring) adopt(ctx context.Context, rows keyRows) (*keySet, error) {
 	return set, nil
 }
 
+// tend is the job: it takes over changed keys, reserves uses, and says what is wrong.
+func (k *Keyring) tend(ctx context.Context) error {
+	return errors.Join(k.Reload(ctx), k.reserve(ctx), k.report(ctx))
+}
+
 // hold has the set used from now on.
 func (k *Keyring) hold(set *keySet) {
 	k.keys.Store(set)
@@ -127,8 +140,8 @@ func (k *Keyring) hold(set *keySet) {
 // Jobs returns the jobs that keep the keys up to date and rotate them.
 func (k *Keyring) Jobs() []jobs.Job {
 	return []jobs.Job{
-		{Name: JobReload, Every: reloadEvery, Quiet: true, Run: k.Reload},
 		{Name: JobReseal, Every: rotationEvery, Quiet: true, Leased: true, Run: k.reseal},
+		{Name: JobReload, Every: reloadEvery, Quiet: true, Run: k.tend},
 		{Name: JobRotation, Every: rotationEvery, Quiet: true, Leased: true, Run: k.rotate},
 	}
 }

@@ -40,13 +40,14 @@ var (
 
 // RootConfig says where the root key is.
 type RootConfig struct {
-	// URL is empty or file:///… for a local root key file, or the key's URL at a key management
+	// URL is empty or file:///… for a local root key file, age:///… for a file with an age identity, or
+	// the key's URL at a key management
 	// service, as gocloud.dev/secrets writes it: awskms://, gcpkms://, azurekeyvault://, hashivault://.
 	// The drivers of those live in strongroom/internal/keyring/kms and are there when it is imported.
 	URL string
 	// Path is the local root key file when URL is empty.
 	Path string
-	// Passphrase opens the local root key file.
+	// Passphrase opens the local root key file, or the age identity when it is encrypted.
 	Passphrase secret.Value
 }
 
@@ -65,6 +66,12 @@ func OpenRoot(ctx context.Context, c RootConfig) (Root, error) {
 			return nil, errors.New("the root key's file URL needs three slashes and an absolute path: file:///path/root.key")
 		}
 		return openLocalRoot(u.Path, c.Passphrase)
+	}
+	if u.Scheme == "age" {
+		if u.Host != "" || u.Path == "" {
+			return nil, errors.New("the root key's age URL needs three slashes and an absolute path: age:///path/identity.age")
+		}
+		return openAgeRoot(u.Path, c.Passphrase)
 	}
 	return openRemoteRoot(ctx, c.URL, u)
 }

@@ -1,6 +1,7 @@
 package keyring
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -122,7 +123,11 @@ func (k *Keyring) CompromiseKEK(ctx context.Context, by actor.Actor, version uin
 		if err := k.event(ctx, tx, by, "", ActionKEKCompromise, kekResource(version)); err != nil {
 			return open, err
 		}
-		return k.compromiseKEK(ctx, tx, by, rows[i], open, fresh)
+		r, err := k.compromiseKEK(ctx, tx, by, rows[i], open, fresh)
+		if err != nil {
+			return r, err
+		}
+		return r, k.changed(ctx, tx, fresh.held)
 	})
 	if err == nil {
 		k.log.WarnContext(ctx, "a KEK was marked compromised; what it wraps is wrapped anew", "kek", version)
@@ -133,9 +138,6 @@ func (k *Keyring) CompromiseKEK(ctx context.Context, by actor.Actor, version uin
 // compromiseKEK does what is right for the state of the KEK that row is.
 func (k *Keyring) compromiseKEK(ctx context.Context, tx *db.Tx, by actor.Actor, row kekRow, open rotationRow, fresh newKEK) (rotationRow, error) {
 	now := clock.Micros(k.clock.Now())
-	if err := raiseGeneration(ctx, tx); err != nil {
-		return open, err
-	}
 	if row.state == published { // nothing needs it yet
 		if err := deleteKEK(ctx, tx, row.version); err != nil {
 			return open, err
@@ -266,6 +268,9 @@ func (k *Keyring) publishKEK(ctx context.Context, tx *db.Tx, by actor.Actor, fre
 	if i < 0 || rows[i].version != voucher.Version() || rows[len(rows)-1].version >= fresh.row.version {
 		return r, errMoved
 	}
+	if ok, err := k.wrapsSuffice(ctx, tx, fresh.row); err != nil || !ok {
+		return r, cmp.Or(err, errMoved) // a move of the root key began or ended since
+	}
 	row := fresh.row
 	row.state, row.vouch = published, voucher.Seal(vouchPlace(row.version), fresh.held.digest)
 	if err := insertKEK(ctx, tx, row); err != nil {
@@ -279,7 +284,7 @@ func (k *Keyring) publishKEK(ctx context.Context, tx *db.Tx, by actor.Actor, fre
 	if err := insertRotation(ctx, tx, r); err != nil {
 		return r, err
 	}
-	if err := raiseGeneration(ctx, tx); err != nil {
+	if err := k.changed(ctx, tx); err != nil {
 		return r, err
 	}
 	return r, k.event(ctx, tx, by, "", ActionKEKPublish, kekResource(row.version))
@@ -303,9 +308,6 @@ func (k *Keyring) promoteKEK(ctx context.Context, tx *db.Tx, by actor.Actor, r r
 		return err
 	}
 	if err := activateRotation(ctx, tx, r.id, total); err != nil {
-		return err
-	}
-	if err := raiseGeneration(ctx, tx); err != nil {
 		return err
 	}
 	return k.event(ctx, tx, by, "", ActionKEKActivate, kekResource(r.version))
@@ -410,7 +412,7 @@ func (k *Keyring) DestroyKEK(ctx context.Context, by actor.Actor, version uint32
 		if err := deleteKEK(ctx, tx, version); err != nil {
 			return err
 		}
-		if err := raiseGeneration(ctx, tx); err != nil {
+		if err := k.changed(ctx, tx); err != nil {
 			return err
 		}
 		return k.event(ctx, tx, by, "", ActionKEKDestroy, kekResource(version))
@@ -479,6 +481,9 @@ func (k *Keyring) rotate(ctx context.Context) error {
 			if problem.Is(err, errRotating.Slug()) {
 				err = nil
 			}
+			if problem.Is(err, errNeedsBoth.Slug()) || problem.Is(err, errRootMoved.Slug()) {
+				return nil // another server may hold the root key that is needed
+			}
 		case row.Key != kekName:
 			err = k.activateService(ctx, lease, row)
 		case row.Phase == PhasePublished:
@@ -497,13 +502,20 @@ func (k *Keyring) rotate(ctx context.Context) error {
 	}
 }
 
-// due returns the name of a key whose active version is as old as it may become, or "".
+// due returns the name of a key whose active version is as old as it may become, or has sealed as often as
+// it should, or "".
 func (k *Keyring) due() string {
 	set, now := k.keys.Load(), k.clock.Now()
+	if k.uses.worn(kekName, set.kek.Version()) {
+		return kekName
+	}
 	if at := next(k.kekEvery, active, clock.Micros(set.kekMade)); !at.IsZero() && !at.After(now) {
 		return kekName
 	}
 	for _, name := range rotatable {
+		if ring := set.service[name].ring; ring != nil && k.uses.worn(name, ring.Version()) {
+			return name
+		}
 		if at := next(k.serviceEvery, active, set.service[name].made); !at.IsZero() && !at.After(now) {
 			return name
 		}
@@ -575,7 +587,10 @@ func (k *Keyring) activateKEK(ctx context.Context, lease jobs.Lease, row rotatio
 		if now.ID != row.ID || now.Phase != PhasePublished {
 			return errStopped
 		}
-		return k.promoteKEK(ctx, tx, byRotation, row.rotationKey(), retired, total)
+		if err := k.promoteKEK(ctx, tx, byRotation, row.rotationKey(), retired, total); err != nil {
+			return err
+		}
+		return k.changed(ctx, tx)
 	})
 	if err != nil {
 		return err

@@ -21,6 +21,16 @@ func raiseGeneration(ctx context.Context, tx *db.Tx) error {
 	return err
 }
 
+func setRoster(ctx context.Context, tx *db.Tx, roster []byte) error {
+	_, err := tx.Exec(ctx, `UPDATE key_generation SET roster = $1 WHERE one = $2`, roster, 1)
+	return err
+}
+
+func selectRoster(ctx context.Context, tx *db.Tx) (roster []byte, err error) {
+	err = tx.QueryRow(ctx, `SELECT roster FROM key_generation WHERE one = $1`, 1).Scan(&roster)
+	return roster, err
+}
+
 func setKEKState(ctx context.Context, tx *db.Tx, version uint32, state string) error {
 	_, err := tx.Exec(ctx, `UPDATE kek SET state = $1 WHERE version = $2`, state, version)
 	return err

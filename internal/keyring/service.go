@@ -56,6 +56,7 @@ type serviceKey struct {
 	macs      []macKey // the active one first, then the newest
 	signer    *signer
 	verifiers note.Verifiers
+	all       []note.Verifier
 	made      int64 // the active one, Unix microseconds
 }
 
@@ -140,7 +141,11 @@ func (k *Keyring) openService(kek *seal.Ring, d serviceDefinition, rows []servic
 		}
 	}()
 	if d.algorithm == ed25519Name {
-		return newSigningKey(k.logName(), versions, made)
+		key, err := newSigningKey(k.logName(), versions, made)
+		if err != nil {
+			return nil, err
+		}
+		return key, key.alsoVerify(own)
 	}
 	keys := make([]*seal.Key, len(versions))
 	for i, v := range versions {
@@ -148,6 +153,7 @@ func (k *Keyring) openService(kek *seal.Ring, d serviceDefinition, rows []servic
 		if keys[i], err = seal.NewKey(v.version, v.material); err != nil {
 			return nil, err
 		}
+		keys[i] = keys[i].Counted(k.uses.counter(d.name, v.version))
 	}
 	ring, err := seal.NewRing(k.scope(d.name), keys...)
 	if err != nil {
@@ -274,7 +280,23 @@ func newSigningKey(name string, versions []macKey, made int64) (*serviceKey, err
 			signs = s
 		}
 	}
-	return &serviceKey{signer: signs, verifiers: note.VerifierList(verifiers...), made: made}, nil
+	return &serviceKey{signer: signs, verifiers: note.VerifierList(verifiers...), all: verifiers, made: made}, nil
+}
+
+// alsoVerify adds the public parts of destroyed versions: what they signed still verifies.
+func (k *serviceKey) alsoVerify(rows []serviceRow) error {
+	for _, r := range rows {
+		if r.state != destroyed || r.verifier == "" {
+			continue
+		}
+		v, err := note.NewVerifier(r.verifier)
+		if err != nil {
+			return fmt.Errorf("%w: the public part of version %d: %w", ErrDamaged, r.version, err)
+		}
+		k.all = append(k.all, v)
+	}
+	k.verifiers = note.VerifierList(k.all...)
+	return nil
 }
 
 func (s *signer) Sign(msg []byte) ([]byte, error) { return ed25519.Sign(s.key, msg), nil }

@@ -89,7 +89,7 @@ func (k *Keyring) startService(ctx context.Context, by actor.Actor, name, reason
 		if err := insertRotation(ctx, tx, rotationRow{Rotation: r}); err != nil {
 			return err
 		}
-		if err := raiseGeneration(ctx, tx); err != nil {
+		if err := k.changed(ctx, tx); err != nil {
 			return err
 		}
 		resource := serviceResource(name, row.version)
@@ -142,7 +142,7 @@ func (k *Keyring) activateService(ctx context.Context, lease jobs.Lease, row rot
 		if err := endRotation(ctx, tx, row.ID, clock.Micros(k.clock.Now())); err != nil {
 			return err
 		}
-		if err := raiseGeneration(ctx, tx); err != nil {
+		if err := k.changed(ctx, tx); err != nil {
 			return err
 		}
 		return k.event(ctx, tx, byRotation, "", ActionServiceActivate, serviceResource(row.Key, row.Version))

@@ -78,12 +78,13 @@ type serviceRow struct {
 	algorithm, state string
 	wrapped          []byte // nil once destroyed
 	madeAt           int64
+	verifier         string // public part of a signing key whose private part is destroyed
 }
 
 // selectServiceKeys returns all service keys in order of name and version.
 func selectServiceKeys(ctx context.Context, tx *db.Tx) ([]serviceRow, error) {
 	rows, err := tx.Query(ctx, `
-		SELECT name, version, kek_version, algorithm, state, wrapped, made_at
+		SELECT name, version, kek_version, algorithm, state, wrapped, made_at, COALESCE(verifier, '')
 		FROM service_key ORDER BY name, version`)
 	if err != nil {
 		return nil, err
@@ -92,7 +93,7 @@ func selectServiceKeys(ctx context.Context, tx *db.Tx) ([]serviceRow, error) {
 	var all []serviceRow
 	for rows.Next() {
 		var r serviceRow
-		if err := rows.Scan(&r.name, &r.version, &r.kekVersion, &r.algorithm, &r.state, &r.wrapped, &r.madeAt); err != nil {
+		if err := rows.Scan(&r.name, &r.version, &r.kekVersion, &r.algorithm, &r.state, &r.wrapped, &r.madeAt, &r.verifier); err != nil {
 			return nil, err
 		}
 		all = append(all, r)

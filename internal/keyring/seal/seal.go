@@ -19,7 +19,7 @@
 // (8 bytes). Every field has a fixed position and a known length, so two different places never
 // encode alike.
 //
-// One key version seals at most 2^32 values (SP 800-38D section 8.3): rotate it before.
+// One key version seals at most 2^32 values (SP 800-38D section 8.3): Counter counts them.
 package seal
 
 import (
@@ -68,6 +68,7 @@ type Place struct {
 type Key struct {
 	version uint32
 	aead    cipher.AEAD
+	counter *Counter // nil counts nothing
 }
 
 // NewKey returns the key with the given version, which counts from 1, and KeySize bytes of material.
@@ -162,6 +163,9 @@ func (r *Ring) Seal(p Place, plaintext []byte) []byte {
 // slices must not overlap.
 func (r *Ring) AppendSeal(dst []byte, p Place, plaintext []byte) []byte {
 	k := r.seals
+	if k.counter != nil {
+		k.counter.take()
+	}
 	if need := len(plaintext) + Overhead; cap(dst)-len(dst) < need {
 		dst = append(make([]byte, 0, len(dst)+need), dst...)
 	}

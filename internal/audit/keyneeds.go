@@ -1,0 +1,26 @@
+package audit
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+
+	"strongroom/internal/db"
+)
+
+// KeyNeeded says what in the trail needs a version of a key, or "": every event needs the key of its MAC
+// for as long as it is kept, and one that is sealed under nobody's key needs that.
+func KeyNeeded(ctx context.Context, tx *db.Tx, name string, version uint32) (by string, err error) {
+	var n int64
+	switch name {
+	case macKey:
+		err = tx.QueryRow(ctx, `SELECT COUNT(*) FROM event WHERE mac_version = $1`, version).Scan(&n)
+	case sealingKey:
+		err = tx.QueryRow(ctx, `SELECT COUNT(*) FROM event WHERE sealed_under = $1 AND substr(sealed, 2, 4) = $2`,
+			underService, binary.BigEndian.AppendUint32(nil, version)).Scan(&n)
+	}
+	if err != nil || n == 0 {
+		return "", err
+	}
+	return fmt.Sprintf("%d events of the trail", n), nil
+}
