@@ -44,6 +44,7 @@ func (h *House) openVault() (err error) {
 	if err != nil {
 		return fmt.Errorf("collections: %w", err)
 	}
+	h.Ring.SetDependents(identity.Peppers, append(h.Vault.Indexes(), identity.NewIndex(h.Ring, clock.System))...)
 	return nil
 }
 

@@ -132,6 +132,9 @@ type Keyring struct {
 
 	kekEvery, serviceEvery time.Duration
 
+	peppered func(ctx context.Context, tx *db.Tx) (map[uint32]int64, error)
+	indexes  []Index
+
 	opening opening
 }
 
@@ -144,6 +147,7 @@ type keySet struct {
 	service    map[string]*serviceKey
 
 	compromised int // KEKs that are, and are not destroyed
+	indexing    uint32
 }
 
 // heldKEK is a KEK that was unwrapped once and need not be again.
@@ -383,7 +387,7 @@ func holdKEK(version uint32, material []byte) (heldKEK, error) {
 // unwrapKEKs opens all KEKs that are not destroyed, but for those that old holds. The rows are in
 // order of their version. The set has no service keys yet.
 func (k *Keyring) unwrapKEKs(ctx context.Context, rows keyRows, old *keySet) (*keySet, error) {
-	set := &keySet{generation: rows.generation, held: make(map[uint32]heldKEK)}
+	set := &keySet{generation: rows.generation, indexing: rows.indexing, held: make(map[uint32]heldKEK)}
 	var keys []*seal.Key
 	states := make([]string, len(rows.keks))
 	for i, row := range rows.keks {
@@ -666,7 +670,7 @@ type Info struct {
 	Algorithm string
 	State     string // published, active, retired, compromised or destroyed
 	MadeAt    time.Time
-	Uses      int64  // KEK: how many keys it wraps; customer: how many customers; -1 unknown
+	Uses      int64  // KEK: how many keys it wraps; customer: how many customers; pepper, blind-index: how many rows; -1 unknown
 	WrappedBy string // the root key's id, or "kek/1"
 
 	Next time.Time // when an active version is rotated by itself; zero for never
@@ -723,10 +727,20 @@ func (k *Keyring) List(ctx context.Context, by actor.Actor) ([]Info, error) {
 				MadeAt: clock.FromMicros(d.madeAt), Uses: d.count, WrappedBy: wrappedBy(d.kekVersion),
 			})
 		}
+		used := make(map[string]map[uint32]int64)
+		for _, name := range []string{KeyPepper, KeyBlindIndex} {
+			if used[name], err = k.uses(ctx, tx, name); err != nil {
+				return err
+			}
+		}
 		for _, s := range services {
+			uses := int64(-1)
+			if used[s.name] != nil {
+				uses = used[s.name][s.version]
+			}
 			list = append(list, Info{
 				Name: s.name, Version: s.version, Algorithm: s.algorithm, State: s.state,
-				MadeAt: clock.FromMicros(s.madeAt), Uses: -1, WrappedBy: wrappedBy(s.kekVersion),
+				MadeAt: clock.FromMicros(s.madeAt), Uses: uses, WrappedBy: wrappedBy(s.kekVersion),
 				Next: next(k.everyService(s.name), s.state, s.madeAt),
 			})
 		}

@@ -26,6 +26,7 @@ type keyRows struct {
 	generation int64
 	keks       []kekRow
 	services   []serviceRow
+	indexing   uint32 // see selectIndexing
 }
 
 func selectKeys(ctx context.Context, tx *db.Tx) (r keyRows, err error) {
@@ -35,7 +36,10 @@ func selectKeys(ctx context.Context, tx *db.Tx) (r keyRows, err error) {
 	if r.keks, err = selectKEKs(ctx, tx); err != nil {
 		return r, err
 	}
-	r.services, err = selectServiceKeys(ctx, tx)
+	if r.services, err = selectServiceKeys(ctx, tx); err != nil {
+		return r, err
+	}
+	r.indexing, err = selectIndexing(ctx, tx)
 	return r, err
 }
 

@@ -125,6 +125,8 @@ type schema struct {
 	indexed []*field
 }
 
+func blindName(collection, field string) string { return "vault/" + collection + "/" + field }
+
 type field struct {
 	Field
 	pattern *regexp.Regexp
@@ -197,7 +199,7 @@ func (c Collection) compile(at string) (*schema, error) {
 		if err != nil {
 			return nil, err
 		}
-		f.blind = "vault/" + c.Name + "/" + d.Name
+		f.blind = blindName(c.Name, d.Name)
 		s.Fields[i] = f.Field
 		s.fields[d.Name] = f
 		if f.Index {
