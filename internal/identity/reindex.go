@@ -151,8 +151,10 @@ func (x Index) move(ctx context.Context, tx *db.Tx, a indexed, to uint32) (faile
 	case !errors.Is(err, sql.ErrNoRows):
 		return nil, err
 	}
-	if _, err := tx.Exec(ctx, `UPDATE account SET phone_index = $1, index_version = $2, stamp = $3 WHERE customer_id = $4`,
-		fresh.Value, int64(to), i.rows.stamp(accountParts(a.customer, fresh.Value, a.code)), string(a.customer)); err != nil {
+	// A private code that was hashed anew meanwhile has a new stamp: the account is left for the next pass.
+	n, err := tx.Exec(ctx, `UPDATE account SET phone_index = $1, index_version = $2, stamp = $3 WHERE customer_id = $4 AND phone_index = $5 AND code_hash = $6`,
+		fresh.Value, int64(to), i.rows.stamp(accountParts(a.customer, fresh.Value, a.code)), string(a.customer), a.Value, a.code.hash)
+	if err != nil || n == 0 {
 		return nil, err
 	}
 	sources, err := deviceKeys(ctx, tx, a.customer)
@@ -162,10 +164,16 @@ func (x Index) move(ctx context.Context, tx *db.Tx, a indexed, to uint32) (faile
 	for _, source := range append(sources, "") {
 		keys := i.laneKeys(string(number), source)
 		l, err := getLane(ctx, tx, keys)
-		if err == nil && l.older {
-			err = putLane(ctx, tx, keys, l, i.Clock.Now())
-		}
 		if err != nil {
+			return nil, err
+		}
+		if !l.older {
+			continue
+		}
+		if l, err = lockLane(ctx, tx, keys, i.Clock.Now()); err != nil {
+			return nil, err
+		}
+		if err := putLane(ctx, tx, keys, l, i.Clock.Now()); err != nil {
 			return nil, err
 		}
 	}

@@ -44,7 +44,8 @@ type Index interface {
 	// Behind counts what Renew would do or fail to do from the beginning.
 	Behind(ctx context.Context, tx *db.Tx, to uint32) (int64, error)
 	// Renew gives the next rows behind the cursor, at most limit, an index under the version to; the
-	// first cursor is "". What does not open is left as it is.
+	// first cursor is "". What does not open is left as it is. The transaction is read-committed, so as
+	// to be in nobody's way: Renew locks the row that it renews before it reads it.
 	Renew(ctx context.Context, tx *db.Tx, to uint32, after string, limit int) (Renewed, error)
 	// Clear deletes, of the next rows behind the cursor, those under older versions that stand under the
 	// version to as well.
@@ -176,9 +177,9 @@ func (k *Keyring) reindex(ctx context.Context, lease jobs.Lease, row rotationRow
 		return k.retireIndex(ctx, lease, row)
 	}
 	index := k.indexes[part]
-	step, update := index.Renew, k.db.Update
+	step := index.Renew
 	if row.Phase == PhaseClearing {
-		step, update = index.Clear, k.db.UpdateReadCommitted
+		step = index.Clear
 	}
 	began := time.Now()
 	batch := indexBatch
@@ -186,7 +187,7 @@ func (k *Keyring) reindex(ctx context.Context, lease jobs.Lease, row rotationRow
 		batch = min(max(k.rate/20, 1), batch)
 	}
 	var did Renewed
-	err := k.fenced(ctx, lease, update, func(tx *db.Tx) (err error) {
+	err := k.fenced(ctx, lease, k.db.UpdateReadCommitted, func(tx *db.Tx) (err error) {
 		if did, err = step(ctx, tx, row.Version, string(row.cursorCustomer), batch); err != nil {
 			return fmt.Errorf("%s: %w", index.Name(), err)
 		}

@@ -88,7 +88,7 @@ type indexRow struct {
 func (r indexRow) cursor() string { return string(r.owner) + "/" + r.ref.Collection + "/" + r.ref.Key }
 
 // page returns all rows of the next records.
-func (recordIndex) page(ctx context.Context, tx *db.Tx, after string, limit int) (all []indexRow, next string, err error) {
+func (x recordIndex) page(ctx context.Context, tx *db.Tx, after string, limit int) (all []indexRow, next string, err error) {
 	var at [3]string
 	if after != "" {
 		parts := strings.Split(after, "/")
@@ -97,31 +97,32 @@ func (recordIndex) page(ctx context.Context, tx *db.Tx, after string, limit int)
 		}
 		copy(at[:], parts)
 	}
-	rows, err := tx.Query(ctx, `
-		SELECT customer_id, collection, key, field, sole, key_version, blind FROM record_index
+	all, err = x.rows(ctx, tx, `
 		WHERE (customer_id, collection, key) IN (
 			SELECT DISTINCT customer_id, collection, key FROM record_index
-			WHERE (customer_id, collection, key) > ($1, $2, $3) ORDER BY customer_id, collection, key LIMIT $4)
-		ORDER BY customer_id, collection, key, field, key_version`, at[0], at[1], at[2], limit)
-	if err != nil {
-		return nil, "", err
-	}
-	defer rows.Close()
+			WHERE (customer_id, collection, key) > ($1, $2, $3) ORDER BY customer_id, collection, key LIMIT $4)`, at[0], at[1], at[2], limit)
 	records := 0
-	for rows.Next() {
-		var r indexRow
-		if err := rows.Scan(&r.owner, &r.ref.Collection, &r.ref.Key, &r.field, &r.sole, &r.Version, &r.Value); err != nil {
-			return nil, "", err
-		}
-		if len(all) == 0 || all[len(all)-1].cursor() != r.cursor() {
+	for i, r := range all {
+		if i == 0 || all[i-1].cursor() != r.cursor() {
 			records++
 		}
-		all = append(all, r)
 	}
 	if records == limit {
 		next = all[len(all)-1].cursor()
 	}
-	return all, next, rows.Err()
+	return all, next, err
+}
+
+func (recordIndex) rows(ctx context.Context, tx *db.Tx, where string, args ...any) ([]indexRow, error) {
+	rows, err := tx.Query(ctx, `
+		SELECT customer_id, collection, key, field, sole, key_version, blind FROM record_index `+where+`
+		ORDER BY customer_id, collection, key, field, key_version`, args...)
+	if err != nil {
+		return nil, err
+	}
+	return collect(rows, func(r *indexRow) error {
+		return rows.Scan(&r.owner, &r.ref.Collection, &r.ref.Key, &r.field, &r.sole, &r.Version, &r.Value)
+	})
 }
 
 // fields calls fn with the rows of each field of each record.
@@ -147,17 +148,36 @@ func (x recordIndex) Renew(ctx context.Context, tx *db.Tx, to uint32, after stri
 		return did, err
 	}
 	did.Next = next
-	opened, values, unopened := "", []value(nil), error(nil)
-	return did, fields(all, func(rows []indexRow) error {
+	for len(all) > 0 {
+		n := 1
+		for n < len(all) && all[n].cursor() == all[0].cursor() {
+			n++
+		}
+		if slices.ContainsFunc(all[:n], func(r indexRow) bool { return r.Version < to }) {
+			if err := x.renew(ctx, tx, to, all[0], &did); err != nil {
+				return did, err
+			}
+		}
+		all = all[n:]
+	}
+	return did, nil
+}
+
+// renew locks a record and gives its fields an index under the version. Whoever changes the rows of a
+// record changes the record in the same transaction, and waits.
+func (x recordIndex) renew(ctx context.Context, tx *db.Tx, to uint32, of indexRow, did *keyring.Renewed) error {
+	values, unopened, err := x.v.values(ctx, tx, of.owner, of.ref)
+	if err != nil {
+		return err
+	}
+	all, err := x.rows(ctx, tx, `WHERE customer_id = $1 AND collection = $2 AND key = $3`, string(of.owner), of.ref.Collection, of.ref.Key)
+	if err != nil {
+		return err
+	}
+	return fields(all, func(rows []indexRow) error {
 		newest := rows[len(rows)-1]
 		if newest.Version >= to {
 			return nil
-		}
-		if at := newest.cursor(); at != opened {
-			opened = at
-			if values, unopened, err = x.v.values(ctx, tx, newest.owner, newest.ref); err != nil {
-				return err
-			}
 		}
 		failed := unopened
 		if failed == nil {
@@ -174,18 +194,22 @@ func (x recordIndex) Renew(ctx context.Context, tx *db.Tx, to uint32, after stri
 	})
 }
 
-// values opens a record; failed says why it does not open.
+// values locks a record and opens it; failed says why it does not open.
 func (v *Vault) values(ctx context.Context, tx *db.Tx, owner customer.ID, ref Ref) (values []value, failed, err error) {
-	ring, failed, err := v.ringOf(ctx, tx, owner)
-	if failed != nil || err != nil {
-		return nil, failed, err
+	var w row
+	err = tx.QueryRow(ctx, `
+		UPDATE record SET version = version WHERE customer_id = $1 AND collection = $2 AND key = $3
+		RETURNING version, schema_version, sealed, updated_at`,
+		string(owner), ref.Collection, ref.Key).Scan(&w.version, &w.schemaVersion, &w.sealed, &w.updatedAt)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, errAbsent, nil
 	}
-	w, found, err := selectRecord(ctx, tx, owner, ref)
 	if err != nil {
 		return nil, nil, err
 	}
-	if !found {
-		return nil, errAbsent, nil
+	ring, failed, err := v.ringOf(ctx, tx, owner)
+	if failed != nil || err != nil {
+		return nil, failed, err
 	}
 	values, failed = open(ring, owner, ref, w)
 	return values, failed, nil
@@ -345,6 +369,7 @@ func (x tokenIndex) move(ctx context.Context, tx *db.Tx, r blindedRow, to uint32
 	if taken > 0 {
 		return errTaken, nil
 	}
+	// Should it be gone meanwhile, with its customer, nothing is moved.
 	_, err = tx.Exec(ctx, `UPDATE token SET key_version = $1, blind = $2, value_blind = $3 WHERE key_version = $4 AND blind = $5`,
 		fresh.Version, fresh.Value, same, r.Version, r.Value)
 	return nil, err
@@ -399,8 +424,14 @@ func (x externalNames) Renew(ctx context.Context, tx *db.Tx, to uint32, after st
 	all, next, err := x.page(ctx, tx, to, after, limit, false)
 	did.Next = next
 	for _, r := range all {
-		if r.sealed == nil {
+		// Locked, so that an erasure waits and then sees both rows.
+		err := tx.QueryRow(ctx, `UPDATE external_ref SET sealed = sealed WHERE key_version = $1 AND blind = $2 RETURNING sealed`,
+			r.Version, r.Value).Scan(&r.sealed)
+		if errors.Is(err, sql.ErrNoRows) || err == nil && r.sealed == nil {
 			continue
+		}
+		if err != nil {
+			return did, err
 		}
 		failed, err := x.add(ctx, tx, r, to)
 		if err != nil {
