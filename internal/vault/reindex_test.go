@@ -3,6 +3,7 @@ package vault_test
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -343,7 +344,7 @@ func TestUniqueOverTwoVersions(t *testing.T) {
 			}
 		}
 		step("at rest", 0)
-		// stale opens a process now and lets it be used after the next change.
+		// Before each change processes are opened that do not hear of it.
 		changes := []struct {
 			name string
 			do   func()
@@ -357,7 +358,6 @@ func TestUniqueOverTwoVersions(t *testing.T) {
 				if _, err := p.keys.PauseRotation(ctx, operator); err != nil {
 					t.Fatal(err)
 				}
-				time.Sleep(2 * time.Millisecond) // Due is by the real clock
 				if err := p.job(ctx); err != nil {
 					t.Fatal(err)
 				}
@@ -373,6 +373,12 @@ func TestUniqueOverTwoVersions(t *testing.T) {
 				_ = p.job(ctx) // ends as if killed
 			}},
 			{"done", func() { p.finish(t) }},
+			{"a whole rotation later", func() {
+				if _, err := p.keys.Rotate(ctx, operator, keyring.KeyBlindIndex); err != nil {
+					t.Fatal(err)
+				}
+				p.finish(t)
+			}},
 		}
 		for i, c := range changes {
 			ready = []*process{newProcess(t, d, root, 1), newProcess(t, d, root, 1), newProcess(t, d, root, 1), newProcess(t, d, root, 1)}
@@ -467,6 +473,12 @@ func TestDamagedRecordsKeepTheirIndex(t *testing.T) {
 func TestReindexProperties(t *testing.T) {
 	d, root := dbtest.Open(t, db.SQLite), keyringtest.Root(t)
 	p := newProcess(t, d, root, 20) // a record a step
+	if checks := flag.Lookup("rapid.checks"); checks.Value.String() == checks.DefValue {
+		if err := checks.Value.Set("10"); err != nil { // each takes some hundred transactions
+			t.Fatal(err)
+		}
+		defer func() { _ = checks.Value.Set(checks.DefValue) }()
+	}
 	rapid.Check(t, func(r *rapid.T) {
 		ctx := context.Background()
 		owners := []actor.Actor{p.person(t), p.person(t)}
