@@ -87,8 +87,8 @@ type indexRow struct {
 
 func (r indexRow) cursor() string { return string(r.owner) + "/" + r.ref.Collection + "/" + r.ref.Key }
 
-// page returns all rows of the next records.
-func (x recordIndex) page(ctx context.Context, tx *db.Tx, after string, limit int) (all []indexRow, next string, err error) {
+// page names the next records.
+func (recordIndex) page(ctx context.Context, tx *db.Tx, after string, limit int) (all []indexRow, next string, err error) {
 	var at [3]string
 	if after != "" {
 		parts := strings.Split(after, "/")
@@ -97,26 +97,26 @@ func (x recordIndex) page(ctx context.Context, tx *db.Tx, after string, limit in
 		}
 		copy(at[:], parts)
 	}
-	all, err = x.rows(ctx, tx, `
-		WHERE (customer_id, collection, key) IN (
-			SELECT DISTINCT customer_id, collection, key FROM record_index
-			WHERE (customer_id, collection, key) > ($1, $2, $3) ORDER BY customer_id, collection, key LIMIT $4)`, at[0], at[1], at[2], limit)
-	records := 0
-	for i, r := range all {
-		if i == 0 || all[i-1].cursor() != r.cursor() {
-			records++
-		}
+	rows, err := tx.Query(ctx, `
+		SELECT DISTINCT customer_id, collection, key FROM record_index
+		WHERE customer_id >= $1 AND (customer_id, collection, key) > ($1, $2, $3)
+		ORDER BY customer_id, collection, key LIMIT $4`, at[0], at[1], at[2], limit)
+	if err != nil {
+		return nil, "", err
 	}
-	if records == limit {
+	all, err = collect(rows, func(r *indexRow) error { return rows.Scan(&r.owner, &r.ref.Collection, &r.ref.Key) })
+	if len(all) == limit {
 		next = all[len(all)-1].cursor()
 	}
 	return all, next, err
 }
 
-func (recordIndex) rows(ctx context.Context, tx *db.Tx, where string, args ...any) ([]indexRow, error) {
+// of returns all rows of a record.
+func (recordIndex) of(ctx context.Context, tx *db.Tx, record indexRow) ([]indexRow, error) {
 	rows, err := tx.Query(ctx, `
-		SELECT customer_id, collection, key, field, sole, key_version, blind FROM record_index `+where+`
-		ORDER BY customer_id, collection, key, field, key_version`, args...)
+		SELECT customer_id, collection, key, field, sole, key_version, blind FROM record_index
+		WHERE customer_id = $1 AND collection = $2 AND key = $3 ORDER BY field, key_version`,
+		string(record.owner), record.ref.Collection, record.ref.Key)
 	if err != nil {
 		return nil, err
 	}
@@ -148,17 +148,17 @@ func (x recordIndex) Renew(ctx context.Context, tx *db.Tx, to uint32, after stri
 		return did, err
 	}
 	did.Next = next
-	for len(all) > 0 {
-		n := 1
-		for n < len(all) && all[n].cursor() == all[0].cursor() {
-			n++
+	for _, r := range all {
+		rows, err := x.of(ctx, tx, r)
+		if err != nil {
+			return did, err
 		}
-		if slices.ContainsFunc(all[:n], func(r indexRow) bool { return r.Version < to }) {
-			if err := x.renew(ctx, tx, to, all[0], &did); err != nil {
-				return did, err
-			}
+		if !slices.ContainsFunc(rows, func(r indexRow) bool { return r.Version < to }) {
+			continue
 		}
-		all = all[n:]
+		if err := x.renew(ctx, tx, to, r, &did); err != nil {
+			return did, err
+		}
 	}
 	return did, nil
 }
@@ -170,7 +170,7 @@ func (x recordIndex) renew(ctx context.Context, tx *db.Tx, to uint32, of indexRo
 	if err != nil {
 		return err
 	}
-	all, err := x.rows(ctx, tx, `WHERE customer_id = $1 AND collection = $2 AND key = $3`, string(of.owner), of.ref.Collection, of.ref.Key)
+	all, err := x.of(ctx, tx, of)
 	if err != nil {
 		return err
 	}
@@ -254,7 +254,7 @@ func (x recordIndex) Clear(ctx context.Context, tx *db.Tx, to uint32, after stri
 		return did, err
 	}
 	did.Next = next
-	return did, fields(all, func(rows []indexRow) error {
+	clearField := func(rows []indexRow) error {
 		if rows[0].Version >= to || !slices.ContainsFunc(rows, func(r indexRow) bool { return r.Version == to }) {
 			return nil
 		}
@@ -263,7 +263,17 @@ func (x recordIndex) Clear(ctx context.Context, tx *db.Tx, to uint32, after stri
 			string(rows[0].owner), rows[0].ref.Collection, rows[0].ref.Key, rows[0].field, to)
 		did.Done += n
 		return err
-	})
+	}
+	for _, r := range all {
+		rows, err := x.of(ctx, tx, r)
+		if err == nil {
+			err = fields(rows, clearField)
+		}
+		if err != nil {
+			return did, err
+		}
+	}
+	return did, nil
 }
 
 // tokenIndex is the tokens. Each has one row, which moves from the old version to the new one.
