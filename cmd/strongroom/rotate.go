@@ -26,7 +26,8 @@ func newKeysRotate() *cobra.Command {
 the key-encryption key, or a service key: ` + strings.Join(keyring.Rotatable()[1:], ", ") + `.
 
 After that all keys are wrapped anew that the old key-encryption key wraps; it stays, retired, until
-"strongroom keys destroy kek VERSION". The old version of a service key stays for what it made.
+"strongroom keys destroy kek VERSION". The old version of a service key stays for what it made; what the
+blind-index key made is made anew, and what the pepper made at each customer's next login.
 
 "customer CUSTOMER" gives one customer a new version of their data key, and "customers" gives one to each. What
 older versions sealed is sealed anew, customer by customer; they stay for the events of the trail.
@@ -210,6 +211,9 @@ func follow(cmd *cobra.Command, o app.Operator, watch, asJSON bool, unit string)
 // isKEK tells the key-encryption key, under which others are wrapped anew, from service keys.
 func isKEK(r keyring.Rotation) bool { return r.Key == "kek" }
 
+// isIndex tells the blind-index key, under which rows get a new index.
+func isIndex(r keyring.Rotation) bool { return r.Key == keyring.KeyBlindIndex }
+
 func keyName(r keyring.Rotation) string {
 	if isKEK(r) {
 		return "KEK"
@@ -224,9 +228,14 @@ func phaseLine(r keyring.Rotation) string {
 	name := keyName(r)
 	switch r.Phase {
 	case keyring.PhasePublished:
-		return fmt.Sprintf("%s %d is published; it seals from %s on, when every server holds it", name, r.Version, r.Due.Local().Format("15:04:05"))
+		return fmt.Sprintf("%s %d is published; it is active from %s on, when every server holds it", name, r.Version, r.Due.Local().Format("15:04:05"))
 	case keyring.PhaseResealing:
+		if isIndex(r) {
+			return fmt.Sprintf("%s %d is active; %d rows get an index under it", name, r.Version, r.Total)
+		}
 		return fmt.Sprintf("%s %d seals; %d keys are wrapped anew", name, r.Version, r.Total)
+	case keyring.PhaseClearing:
+		return fmt.Sprintf("%s %d has every row; those under older versions are deleted", name, r.Version)
 	default:
 		return ""
 	}
@@ -242,6 +251,15 @@ func printRotation(w io.Writer, r keyring.Rotation, asJSON bool) error {
 	name := keyName(r)
 	var err error
 	switch {
+	case !r.Ended.IsZero() && isIndex(r) && r.Failed > 0:
+		_, err = fmt.Fprintf(w, "✗ %s %d: %d rows have a new index; %d do not open and keep the old one, which stays needed: see the log\n", name, r.Version, r.Done, r.Failed)
+		if err == nil {
+			err = exitError(exitFindings)
+		}
+	case !r.Ended.IsZero() && isIndex(r):
+		_, err = fmt.Fprintf(w, "✓ %s %d: %d rows have a new index, after %v\n", name, r.Version, r.Done, r.Ended.Sub(r.Started).Round(time.Millisecond))
+	case !r.Ended.IsZero() && r.Left > 0:
+		_, err = fmt.Fprintf(w, "✓ %s %d is active; %d private codes move to it when their customers next log in\n", name, r.Version, r.Left)
 	case !r.Ended.IsZero() && !isKEK(r):
 		_, err = fmt.Fprintf(w, "✓ %s %d is active\n", name, r.Version)
 	case !r.Ended.IsZero() && r.Failed > 0:
@@ -254,11 +272,14 @@ func printRotation(w io.Writer, r keyring.Rotation, asJSON bool) error {
 	case r.Phase == keyring.PhasePublished:
 		_, err = fmt.Fprintln(w, phaseLine(r))
 	default:
-		state := ""
+		state, did := "", "keys wrapped anew"
 		if r.Paused {
 			state = "paused: "
 		}
-		_, err = fmt.Fprintf(w, "%s%s %d: %d of %d keys wrapped anew, %.0f/s, %v left\n", state, name, r.Version, r.Done, r.Total, r.Rate, r.Estimate.Round(time.Second))
+		if isIndex(r) {
+			did = "rows have a new index"
+		}
+		_, err = fmt.Fprintf(w, "%s%s %d: %d of %d %s, %.0f/s, %v left\n", state, name, r.Version, r.Done, r.Total, did, r.Rate, r.Estimate.Round(time.Second))
 	}
 	return err
 }

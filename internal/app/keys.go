@@ -96,7 +96,7 @@ func await(ctx context.Context, o KeyOperator, progress func(keyring.Rotation)) 
 			return r, err
 		}
 		progress(r)
-		if !r.Ended.IsZero() || r.Paused && r.Phase == keyring.PhaseResealing {
+		if !r.Ended.IsZero() || r.Paused && r.Phase != keyring.PhasePublished {
 			return r, nil
 		}
 		select {

@@ -48,6 +48,7 @@ func (h *House) openVault(ctx context.Context, by actor.Actor) (err error) {
 	if h.Vault, err = vault.New(h.DB, h.Ring, h.Trail, options); err != nil {
 		return fmt.Errorf("collections: %w", err)
 	}
+	h.Ring.SetDependents(identity.Peppers, append(h.Vault.Indexes(), identity.NewIndex(h.Ring, clock.System))...)
 	h.Ring.Connect(h.Trail, h.Vault, identity.Resealer{}, once.New(h.DB, h.Ring, clock.System))
 	return h.Vault.Settle(ctx, by)
 }

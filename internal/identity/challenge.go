@@ -30,11 +30,8 @@ type challenge struct {
 	// Reason says why the challenge can never be met; "" when it can.
 	Reason   string      `json:"reason"`
 	Customer customer.ID `json:"customer,omitempty"`
-	Phone    string      `json:"phone,omitempty"` // registrations only
-	Lane     []byte      `json:"lane,omitempty"`
+	Phone    string      `json:"phone,omitempty"`
 	Known    bool        `json:"known,omitempty"` // the lane is a known device's
-	// Unknown is the lane of unknown devices, whose ceiling a success from a known one lifts.
-	Unknown []byte `json:"unknown,omitempty"`
 }
 
 // newOneTimeCode returns six random digits, each of the million equally likely.
@@ -67,14 +64,15 @@ func (i *Identity) codeMatches(c challengeRow, jkt string, code secret.Value) (b
 }
 
 // newChallenge stores a challenge for the device jkt and returns its id and its code. Every earlier
-// challenge of the slot becomes void; a nil slot is one that no other challenge has.
-func (i *Identity) newChallenge(ctx context.Context, tx *db.Tx, purpose, jkt string, slot []byte, c challenge, now time.Time) (challengeID, code string, err error) {
-	if slot == nil {
-		slot = make([]byte, 32)
-		rand.Read(slot)
+// challenge of the slot becomes void; slots are its names, the newest first, and none is a slot that no other
+// challenge has.
+func (i *Identity) newChallenge(ctx context.Context, tx *db.Tx, purpose, jkt string, slots [][]byte, c challenge, now time.Time) (challengeID, code string, err error) {
+	if len(slots) == 0 {
+		slots = [][]byte{make([]byte, 32)}
+		rand.Read(slots[0])
 	}
 	row := challengeRow{
-		id: id.New(purpose), purpose: purpose, jkt: jkt, slot: slot,
+		id: id.New(purpose), purpose: purpose, jkt: jkt, slot: slots[0],
 		tries: codeTries, expires: clock.Micros(now.Add(CodeLifetime)),
 	}
 	code = newOneTimeCode()
@@ -82,7 +80,7 @@ func (i *Identity) newChallenge(ctx context.Context, tx *db.Tx, purpose, jkt str
 	if row.sealed, err = i.sealBlank("challenge", row.id, c); err != nil {
 		return "", "", err
 	}
-	return row.id, code, insertChallenge(ctx, tx, row)
+	return row.id, code, insertChallenge(ctx, tx, row, slots)
 }
 
 // openChallenge reads the sealed part.
@@ -123,24 +121,55 @@ func place(table string, c customer.ID, record string) seal.Place {
 
 // The keyed hashes by which things are found or counted without being named.
 
-func (i *Identity) phoneIndex(e164 string) []byte {
-	return i.Keys.BlindIndex("identity.phone", []byte(e164))
+// Each is made under every version of the blind-index key, the active one first: under that it is
+// written, and under the others it may stand still. See keyring.CatchUp.
+
+func (i *Identity) phoneIndexes(e164 string) []keyring.Blind {
+	return i.Keys.BlindIndexes("identity.phone", []byte(e164))
 }
 
-// laneKey names the lane of an account, known or not, from the device jkt, or from all unknown
+// laneKeys name the lane of a number, with an account or without, from the device jkt, or from all unknown
 // devices when jkt is "".
-func (i *Identity) laneKey(phoneIndex []byte, jkt string) []byte {
-	return i.Keys.BlindIndex("identity.lane", append(phoneIndex[:len(phoneIndex):len(phoneIndex)], jkt...))
+func (i *Identity) laneKeys(e164, jkt string) (keys [][]byte) {
+	for _, phone := range i.phoneIndexes(e164) {
+		lanes := i.Keys.BlindIndexes("identity.lane", append(phone.Value[:len(phone.Value):len(phone.Value)], jkt...))
+		if lane, ok := keyring.Under(lanes, phone.Version); ok {
+			keys = append(keys, lane.Value)
+		}
+	}
+	return keys
 }
 
-func (i *Identity) slotKey(purpose string, parts ...string) []byte {
+// lanesOf names the lane of an attempt by the device jkt.
+func (i *Identity) lanesOf(c challenge, jkt string) [][]byte {
+	if !c.Known {
+		jkt = ""
+	}
+	return i.laneKeys(c.Phone, jkt)
+}
+
+func (i *Identity) slotKeys(purpose string, parts ...string) [][]byte {
 	b := []byte(purpose)
 	for _, p := range parts {
 		b = append(append(b, 0), p...)
 	}
-	return i.Keys.BlindIndex("identity.slot", b)
+	return valuesOf(i.Keys.BlindIndexes("identity.slot", b))
 }
 
-func (i *Identity) quotaKey(kind, subject string) []byte {
-	return i.Keys.BlindIndex("identity.quota", []byte(kind+"\x00"+subject))
+func (i *Identity) quotaKeys(kind, subject string) [][]byte {
+	return valuesOf(i.Keys.BlindIndexes("identity.quota", []byte(kind+"\x00"+subject)))
+}
+
+func valuesOf(blinds []keyring.Blind) [][]byte {
+	values := make([][]byte, len(blinds))
+	for k, b := range blinds {
+		values[k] = b.Value
+	}
+	return values
+}
+
+// catchUp has the keyed hashes be made under the keys that tx sees. It comes first in a transaction.
+func (i *Identity) catchUp(ctx context.Context, tx *db.Tx) error {
+	_, err := i.Keys.CatchUp(ctx, tx)
+	return err
 }

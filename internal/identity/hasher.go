@@ -27,7 +27,6 @@ type hasher struct {
 	highest int // of all hashes in use
 	queue   *queue
 	fillers [bcrypt.MaxCost + 1][]byte // hashes that nothing matches, by cost
-	dummy   hashed                     // what an account that is not there is compared with
 	typical time.Duration              // of one comparison on a quiet machine
 	compare func(hash, in []byte) error
 	metrics *metrics
@@ -51,8 +50,6 @@ func newHasher(keys *keyring.Keyring, cost int, used []int, workers, waiters int
 	for c := bcrypt.MinCost; c <= h.highest; c++ {
 		h.fillers[c] = dummyHash(c)
 	}
-	_, h.dummy.pepper = keys.MAC(keyring.KeyPepper, purposeCode)
-	h.dummy.hash = h.fillers[h.highest]
 	// Learned at a low cost, since each step doubles the time; the quicker of two, since machines are
 	// rarely quicker than they are.
 	sample, in := dummyHash(sampleCost), make([]byte, 44)
@@ -65,6 +62,12 @@ func newHasher(keys *keyring.Keyring, cost int, used []int, workers, waiters int
 	}
 	h.typical = h.typical << h.highest >> sampleCost
 	return h
+}
+
+// nobody is what an account that is not there is compared with, under the active pepper.
+func (h *hasher) nobody() hashed {
+	_, pepper := h.keys.MAC(keyring.KeyPepper, purposeCode)
+	return hashed{h.fillers[h.highest], pepper}
 }
 
 // sampleCost is bcrypt's cost when its speed is measured.
@@ -146,9 +149,10 @@ func (h *hasher) matches(code secret.Value, with hashed) (bool, error) {
 	return right, nil
 }
 
-// outdated reports whether a hash would be made otherwise today.
+// outdated reports whether a hash would be made otherwise today. A pepper that is newer than this process's
+// active one is not outdated: another process knows more.
 func (h *hasher) outdated(s hashed) bool {
 	cost, err := bcrypt.Cost(s.hash)
 	_, pepper := h.keys.MAC(keyring.KeyPepper, purposeCode)
-	return err == nil && (cost != h.cost || s.pepper != pepper)
+	return err == nil && (cost != h.cost || s.pepper < pepper)
 }

@@ -30,6 +30,7 @@ import (
 	"strongroom/internal/identity/dpop"
 	"strongroom/internal/identity/phone"
 	"strongroom/internal/identity/sms"
+	"strongroom/internal/keyring"
 	"strongroom/internal/keyring/keyringtest"
 	"strongroom/internal/problem"
 	"strongroom/internal/secret"
@@ -48,9 +49,13 @@ const goodCode = "73920485"
 
 func newHouse(t testing.TB, d *db.DB, change func(*Options)) *house {
 	t.Helper()
+	return newHouseOf(t, d, keyringtest.Open(t, d), change)
+}
+
+func newHouseOf(t testing.TB, d *db.DB, keys *keyring.Keyring, change func(*Options)) *house {
+	t.Helper()
 	h := &house{t: t, clk: clock.NewManual(time.Now().Truncate(time.Second)), logs: &bytes.Buffer{}}
 	h.inbox = sms.NewInbox(h.clk)
-	keys := keyringtest.Open(t, d)
 	o := Options{
 		DB: d, Keys: keys, Trail: audit.New(d, keys, audit.Options{Clock: h.clk}), Sender: h.inbox, Clock: h.clk,
 		Log:   slog.New(slog.NewTextHandler(h.logs, &slog.HandlerOptions{Level: slog.LevelDebug})),

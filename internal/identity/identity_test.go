@@ -1015,7 +1015,7 @@ func TestNothingReadableInTheDatabase(t *testing.T) {
 		}
 		var c customer.ID
 		err = h.DB.View(t.Context(), func(tx *db.Tx) error {
-			return tx.QueryRow(t.Context(), `SELECT customer_id FROM account WHERE phone_index = $1`, h.phoneIndex(number(1))).Scan(&c)
+			return tx.QueryRow(t.Context(), `SELECT customer_id FROM account WHERE phone_index = $1`, h.phoneIndexes(number(1))[0].Value).Scan(&c)
 		})
 		if err != nil || c != tokens.Customer {
 			t.Error("the number is not found by its blind index")

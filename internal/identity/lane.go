@@ -17,6 +17,14 @@ type lane struct {
 	total    int64 // in a row
 	level    int64 // blocks in a row
 	blocked  int64 // until when, in Unix microseconds
+	older    bool  // some of it stands under an older version of the blind-index key
+}
+
+// add adds what another row of the same lane says.
+func (l *lane) add(o lane) {
+	l.failures += o.failures
+	l.total += o.total
+	l.level, l.blocked = max(l.level, o.level), max(l.blocked, o.blocked)
 }
 
 // isBlocked reports whether nothing is compared in this lane at now. At the ceiling time opens it no
@@ -61,7 +69,7 @@ func (l *lane) refund() {
 }
 
 // reset forgets all failures, after a complete login.
-func (l *lane) reset() { *l = lane{} }
+func (l *lane) reset() { *l = lane{older: l.older} }
 
 // counter counts in a sliding window: the present window, and of the one before the part that the
 // window still covers.
@@ -70,6 +78,24 @@ type counter struct {
 	count    int64
 	previous int64
 	refused  int64 // in the present window
+	older    bool  // some of it stands under an older version of the blind-index key
+}
+
+// merge adds what another row of the same counter says, at now.
+func (c *counter) merge(o counter, now time.Time, per time.Duration) {
+	if o.since == 0 {
+		return
+	}
+	if c.since == 0 {
+		o.older, *c = c.older, o
+		return
+	}
+	c.slide(now, per)
+	o.slide(now, per)
+	c.since = max(c.since, o.since)
+	c.count += o.count
+	c.previous += o.previous
+	c.refused = max(c.refused, o.refused)
 }
 
 // slide moves the window to now.
@@ -77,9 +103,9 @@ func (c *counter) slide(now time.Time, per time.Duration) {
 	us, window := now.UnixMicro(), per.Microseconds()
 	switch elapsed := us - c.since; {
 	case c.since == 0 || elapsed >= 2*window || elapsed < 0:
-		*c = counter{since: us}
+		*c = counter{since: us, older: c.older}
 	case elapsed >= window:
-		*c = counter{since: c.since + window, previous: c.count}
+		*c = counter{since: c.since + window, previous: c.count, older: c.older}
 	}
 }
 

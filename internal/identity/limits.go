@@ -66,6 +66,9 @@ func (i *Identity) admit(ctx context.Context, by actor.Actor, action string, s s
 	}
 	var room bool
 	if err := i.DB.View(ctx, func(tx *db.Tx) (err error) {
+		if err := i.catchUp(ctx, tx); err != nil {
+			return err
+		}
 		_, room, err = i.dailyRow(ctx, tx, s.class, 1, now)
 		return err
 	}); err != nil {
@@ -74,15 +77,19 @@ func (i *Identity) admit(ctx context.Context, by actor.Actor, action string, s s
 	if !room {
 		return i.denied(ctx, by, audit.Event{Action: action}, "daily-message-cap", "", errMessages.RetryAfter(time.Hour))
 	}
-	key, r := i.quotaKey(string(s.class), s.source()), s.rate(i.Limits)
+	r := s.rate(i.Limits)
 	var c counter
 	var ok bool
 	err := i.DB.UpdateReadCommitted(ctx, func(tx *db.Tx) (err error) {
-		if c, err = lockCounter(ctx, tx, key, now); err != nil {
+		if err := i.catchUp(ctx, tx); err != nil {
+			return err
+		}
+		keys := i.quotaKeys(string(s.class), s.source())
+		if c, err = lockCounter(ctx, tx, keys, now, r.Per); err != nil {
 			return err
 		}
 		ok = c.add(now, r, 1)
-		return putCounter(ctx, tx, key, c, r.Per)
+		return putCounter(ctx, tx, keys, c, r.Per)
 	})
 	if err != nil || ok {
 		return err
@@ -112,9 +119,9 @@ func (i *Identity) write(ctx context.Context, transaction func() error) error {
 	return transaction()
 }
 
-// counted is a counter with its name and its bound.
+// counted is a counter with its names and its bound.
 type counted struct {
-	key []byte
+	keys [][]byte
 	counter
 	rate Rate
 }
@@ -129,9 +136,9 @@ func (i *Identity) dailyRow(ctx context.Context, tx *db.Tx, c class, n int64, no
 	limit, first := c.daily(i.Limits), rand.IntN(dailyRows)
 	for k := range dailyRows {
 		row := (first + k) % dailyRows
-		q.key = i.quotaKey("messages", string(c)+strconv.Itoa(row))
+		q.keys = i.quotaKeys("messages", string(c)+strconv.Itoa(row))
 		q.rate = Rate{(limit + row) / dailyRows, 24 * time.Hour}
-		if q.counter, err = getCounter(ctx, tx, q.key); err != nil {
+		if q.counter, err = getCounter(ctx, tx, q.keys, now, q.rate.Per); err != nil {
 			return q, false, err
 		}
 		if q.room(now, q.rate, n) {
@@ -154,13 +161,13 @@ func (i *Identity) mayMessage(ctx context.Context, tx *db.Tx, s starter, want bo
 		laneOf = s.key
 	}
 	all := []counted{
-		{key: i.quotaKey("messages-by-source", s.source()), rate: i.Limits.Messages},
-		{key: i.quotaKey("messages-hourly", s.number+laneOf), rate: Rate{i.Limits.NumberHourly, time.Hour}},
-		{key: i.quotaKey("messages-daily", s.number+laneOf), rate: Rate{i.Limits.NumberDaily, 24 * time.Hour}},
+		{keys: i.quotaKeys("messages-by-source", s.source()), rate: i.Limits.Messages},
+		{keys: i.quotaKeys("messages-hourly", s.number+laneOf), rate: Rate{i.Limits.NumberHourly, time.Hour}},
+		{keys: i.quotaKeys("messages-daily", s.number+laneOf), rate: Rate{i.Limits.NumberDaily, 24 * time.Hour}},
 	}
 	for k := range all {
 		var err error
-		if all[k].counter, err = getCounter(ctx, tx, all[k].key); err != nil {
+		if all[k].counter, err = getCounter(ctx, tx, all[k].keys, now, all[k].rate.Per); err != nil {
 			return false, err
 		}
 	}
@@ -174,7 +181,7 @@ func (i *Identity) mayMessage(ctx context.Context, tx *db.Tx, s starter, want bo
 		if ok && !q.add(now, q.rate, n) {
 			ok = false
 		}
-		if err := putCounter(ctx, tx, q.key, q.counter, q.rate.Per); err != nil {
+		if err := putCounter(ctx, tx, q.keys, q.counter, q.rate.Per); err != nil {
 			return false, err
 		}
 	}

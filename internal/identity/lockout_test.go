@@ -50,10 +50,9 @@ func (h *house) attack(r *rapid.T, to string) {
 	if _, err := h.CompleteRegistration(ctx, from("owner"), s.ID, value(read()), value(goodCode), "x"); err != nil {
 		r.Fatal(err)
 	}
-	index := h.phoneIndex(to)
 	unknown := func() (l lane) {
 		if err := h.DB.View(ctx, func(tx *db.Tx) (err error) {
-			l, err = getLane(ctx, tx, h.laneKey(index, ""))
+			l, err = getLane(ctx, tx, h.laneKeys(to, ""))
 			return err
 		}); err != nil {
 			r.Fatal(err)

@@ -12,6 +12,7 @@ import (
 	"strongroom/internal/customer"
 	"strongroom/internal/db"
 	"strongroom/internal/id"
+	"strongroom/internal/keyring/seal"
 	"strongroom/internal/problem"
 	"strongroom/internal/secret"
 )
@@ -76,6 +77,11 @@ func (i *Identity) StartLogin(ctx context.Context, by actor.Actor, number string
 // tryLogin compares the private code and writes down what came of it.
 func (i *Identity) tryLogin(ctx context.Context, by actor.Actor, s starter, try attempt, private secret.Value, leave func()) (started string, right bool, err error) {
 	right, err = i.hasher.matches(private, try.code)
+	if errors.Is(err, seal.ErrKeyVersion) { // of a pepper that this process has not heard of
+		if err = i.Keys.Reload(ctx); err == nil {
+			right, err = i.hasher.matches(private, try.code)
+		}
+	}
 	if err != nil {
 		return "", false, err
 	}
@@ -94,9 +100,11 @@ func (i *Identity) tryLogin(ctx context.Context, by actor.Actor, s starter, try 
 // limits and queues, which treat known devices apart; whether a login succeeds is decided later, from
 // what is then so. It makes the same two queries for everybody.
 func (i *Identity) isKnown(ctx context.Context, e164, key string) (ok bool, err error) {
-	index := i.phoneIndex(e164)
 	err = i.DB.View(ctx, func(tx *db.Tx) error {
-		a, _, err := i.rows.accountByPhone(ctx, tx, index)
+		if err := i.catchUp(ctx, tx); err != nil {
+			return err
+		}
+		a, _, err := i.rows.accountByPhone(ctx, tx, i.phoneIndexes(e164))
 		if err != nil {
 			return err
 		}
@@ -111,6 +119,7 @@ func (i *Identity) isKnown(ctx context.Context, e164, key string) (ok bool, err 
 type attempt struct {
 	challenge
 	code    hashed // what the private code is compared with
+	key     string // of the device
 	charged bool
 }
 
@@ -119,11 +128,13 @@ type attempt struct {
 // The lane of a number without an account is kept like any other.
 func (i *Identity) chargeLogin(ctx context.Context, by actor.Actor, e164 string) (try attempt, err error) {
 	now := i.Clock.Now()
-	index := i.phoneIndex(e164)
 	err = i.DB.UpdateReadCommitted(ctx, func(tx *db.Tx) error {
-		try = attempt{code: i.hasher.dummy}
-		try.Unknown = i.laneKey(index, "")
-		a, exists, err := i.rows.accountByPhone(ctx, tx, index)
+		if err := i.catchUp(ctx, tx); err != nil {
+			return err
+		}
+		try = attempt{code: i.hasher.nobody(), key: by.Key}
+		try.Phone = e164
+		a, exists, err := i.rows.accountByPhone(ctx, tx, i.phoneIndexes(e164))
 		if err != nil {
 			return err
 		}
@@ -133,18 +144,14 @@ func (i *Identity) chargeLogin(ctx context.Context, by actor.Actor, e164 string)
 		}
 		try.Customer = a.customer
 		try.Known = has && device.status == authorised
-		try.Lane = try.Unknown
-		own := i.laneKey(index, by.Key)
-		if try.Known {
-			try.Lane = own
-		}
-		l, err := lockLane(ctx, tx, try.Lane, now)
+		keys := i.lanesOf(try.challenge, by.Key)
+		l, err := lockLane(ctx, tx, keys, now)
 		if err != nil {
 			return err
 		}
 		open := l.charge(now)
 		try.charged = open
-		if err := putLane(ctx, tx, try.Lane, l, now); err != nil {
+		if err := putLane(ctx, tx, keys, l, now); err != nil {
 			return err
 		}
 		switch {
@@ -173,12 +180,16 @@ func (i *Identity) refundLogin(ctx context.Context, try attempt) {
 	defer cancel()
 	now := i.Clock.Now()
 	err := i.DB.UpdateReadCommitted(ctx, func(tx *db.Tx) error {
-		l, err := lockLane(ctx, tx, try.Lane, now)
+		if err := i.catchUp(ctx, tx); err != nil {
+			return err
+		}
+		keys := i.lanesOf(try.challenge, try.key)
+		l, err := lockLane(ctx, tx, keys, now)
 		if err != nil {
 			return err
 		}
 		l.refund()
-		return putLane(ctx, tx, try.Lane, l, now)
+		return putLane(ctx, tx, keys, l, now)
 	})
 	if err != nil {
 		i.Log.ErrorContext(ctx, "a login that failed through no fault of the customer's stays counted", "error", err)
@@ -200,14 +211,18 @@ func (i *Identity) recordLogin(ctx context.Context, by actor.Actor, s starter, t
 	err = i.Trail.Do(ctx, by, event, func(tx *db.Tx, e *audit.Event) error {
 		reason = nil
 		right, c := right, try.challenge
-		l, err := getLane(ctx, tx, try.Lane)
+		if err := i.catchUp(ctx, tx); err != nil {
+			return err
+		}
+		keys := i.lanesOf(try.challenge, try.key)
+		l, err := getLane(ctx, tx, keys)
 		if err != nil {
 			return err
 		}
 		if right {
 			l.refund()
 		}
-		if err := putLane(ctx, tx, try.Lane, l, now); err != nil {
+		if err := putLane(ctx, tx, keys, l, now); err != nil {
 			return err
 		}
 		switch err := i.Keys.Erased(ctx, tx, c.Customer); {
@@ -227,12 +242,12 @@ func (i *Identity) recordLogin(ctx context.Context, by actor.Actor, s starter, t
 		if err != nil {
 			return err
 		}
-		var slot []byte
+		var slot [][]byte
 		mail := letter{}
 		if send {
 			// Each lane has its own, or whoever knows the private code could void every code that the
 			// customer's own device is sent.
-			slot = i.slotKey(purposeLogin, string(c.Customer), laneOf)
+			slot = i.slotKeys(purposeLogin, string(c.Customer), laneOf)
 		} else if right {
 			c.Reason = "message-quota"
 		}
@@ -311,13 +326,19 @@ func (i *Identity) CompleteLogin(ctx context.Context, by actor.Actor, login stri
 		if err != nil {
 			return err
 		}
-		l, err := getLane(ctx, tx, state.Lane)
+		if err := i.catchUp(ctx, tx); err != nil {
+			return err
+		}
+		keys := i.lanesOf(state, row.jkt)
+		l, err := getLane(ctx, tx, keys)
 		if err != nil {
 			return err
 		}
 		reason := state.Reason
 		switch {
 		case reason != "":
+		case state.Phone == "": // of a version that named the lane in another way
+			reason = "expired-code"
 		case l.isBlocked(now):
 			reason = "locked-out"
 		case !matches:
@@ -331,7 +352,7 @@ func (i *Identity) CompleteLogin(ctx context.Context, by actor.Actor, login stri
 		default:
 			l.reset()
 		}
-		if err := putLane(ctx, tx, state.Lane, l, now); err != nil {
+		if err := putLane(ctx, tx, keys, l, now); err != nil {
 			return err
 		}
 		if reason != "" {
@@ -400,12 +421,13 @@ func (i *Identity) shutOut(ctx context.Context, tx *db.Tx, by actor.Actor, state
 
 // liftCeiling lets unknown devices try again after a known one got in. Their blocks in time stay.
 func (i *Identity) liftCeiling(ctx context.Context, tx *db.Tx, state challenge, now time.Time) error {
-	l, err := getLane(ctx, tx, state.Unknown)
+	keys := i.laneKeys(state.Phone, "")
+	l, err := getLane(ctx, tx, keys)
 	if err != nil || l.total == 0 {
 		return err
 	}
 	l.total = 0
-	return putLane(ctx, tx, state.Unknown, l, now)
+	return putLane(ctx, tx, keys, l, now)
 }
 
 func devicePending(device string) *problem.Problem {

@@ -39,12 +39,14 @@ func (i *Identity) StartRegistration(ctx context.Context, by actor.Actor, number
 		return Started{}, err
 	}
 	now := i.Clock.Now()
-	index := i.phoneIndex(e164)
 	var started string
 	suppressed := because("message-quota")
 	event := audit.Event{Action: ActionRegistrationStart}
 	record := func(tx *db.Tx, e *audit.Event) error {
-		a, taken, err := i.rows.accountByPhone(ctx, tx, index)
+		if err := i.catchUp(ctx, tx); err != nil {
+			return err
+		}
+		a, taken, err := i.rows.accountByPhone(ctx, tx, i.phoneIndexes(e164))
 		if err != nil {
 			return err
 		}
@@ -55,7 +57,7 @@ func (i *Identity) StartRegistration(ctx context.Context, by actor.Actor, number
 		c := challenge{Phone: e164}
 		// Only challenges of the same device make each other void, or strangers could void the codes
 		// of whoever is registering.
-		slot := i.slotKey(purposeRegistration, e164, by.Key)
+		slot := i.slotKeys(purposeRegistration, e164, by.Key)
 		switch {
 		case taken:
 			c.Reason = "known-number"
@@ -199,6 +201,9 @@ func (i *Identity) CompleteRegistration(ctx context.Context, by actor.Actor, reg
 	err = i.Trail.Do(ctx, by, event, func(tx *db.Tx, e *audit.Event) error {
 		out = Registered{customer.NewID(), id.New("dev")}
 		e.Customer = out.Customer
+		if err := i.catchUp(ctx, tx); err != nil {
+			return err
+		}
 		ok, err := useChallenge(ctx, tx, registration)
 		if err != nil {
 			return err
@@ -212,7 +217,7 @@ func (i *Identity) CompleteRegistration(ctx context.Context, by actor.Actor, reg
 		}
 		sealed := ring.Seal(place("account", out.Customer, "phone"), []byte(state.Phone))
 		a := account{out.Customer, hash}
-		if ok, err = i.rows.insertAccount(ctx, tx, a, i.phoneIndex(state.Phone), sealed, now); err != nil {
+		if ok, err = i.rows.insertAccount(ctx, tx, a, i.phoneIndexes(state.Phone), sealed, now); err != nil {
 			return err
 		}
 		if !ok {

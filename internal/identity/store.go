@@ -1,6 +1,7 @@
 package identity
 
 import (
+	"bytes"
 	"context"
 	"database/sql"
 	"errors"
@@ -11,6 +12,7 @@ import (
 	"strongroom/internal/clock"
 	"strongroom/internal/customer"
 	"strongroom/internal/db"
+	"strongroom/internal/keyring"
 )
 
 // none turns "there is no row" into false.
@@ -27,23 +29,32 @@ type account struct {
 	code     hashed
 }
 
-func (r rows) accountByPhone(ctx context.Context, tx *db.Tx, phoneIndex []byte) (a account, ok bool, err error) {
-	var stamp []byte
-	ok, err = none(tx.QueryRow(ctx, `SELECT customer_id, code_hash, pepper_version, stamp FROM account WHERE phone_index = $1`,
-		phoneIndex).Scan(&a.customer, &a.code.hash, &a.code.pepper, &stamp))
+func (r rows) accountByPhone(ctx context.Context, tx *db.Tx, phone []keyring.Blind) (a account, ok bool, err error) {
+	var phoneIndex, stamp []byte
+	in, args := among(valuesOf(phone), 1)
+	ok, err = none(tx.QueryRow(ctx, `SELECT customer_id, phone_index, code_hash, pepper_version, stamp FROM account WHERE phone_index IN (`+in+`)`,
+		args...).Scan(&a.customer, &phoneIndex, &a.code.hash, &a.code.pepper, &stamp))
 	if ok {
 		err = r.check(stamp, accountParts(a.customer, phoneIndex, a.code))
 	}
 	return a, ok, err
 }
 
-// insertAccount reports false when the number has an account already.
-func (r rows) insertAccount(ctx context.Context, tx *db.Tx, a account, phoneIndex, sealedPhone []byte, now time.Time) (bool, error) {
+// insertAccount reports false when the number has an account already. Under one version of the
+// blind-index key the unique index says so. Over two of them it is this look: the transaction is
+// serializable and has read the generation of the keys, so nobody else can have inserted, or be inserting,
+// the number under the other version and both be committed.
+func (r rows) insertAccount(ctx context.Context, tx *db.Tx, a account, phone []keyring.Blind, sealedPhone []byte, now time.Time) (bool, error) {
+	if len(phone) > 1 {
+		if _, taken, err := r.accountByPhone(ctx, tx, phone); err != nil || taken {
+			return false, err
+		}
+	}
 	n, err := tx.Exec(ctx, `
-		INSERT INTO account (customer_id, phone_index, phone, code_hash, pepper_version, made_at, stamp)
-		VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (phone_index) DO NOTHING`,
-		string(a.customer), phoneIndex, sealedPhone, a.code.hash, int64(a.code.pepper), clock.Micros(now),
-		r.stamp(accountParts(a.customer, phoneIndex, a.code)))
+		INSERT INTO account (customer_id, phone_index, index_version, phone, code_hash, pepper_version, made_at, stamp)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (phone_index) DO NOTHING`,
+		string(a.customer), phone[0].Value, int64(phone[0].Version), sealedPhone, a.code.hash, int64(a.code.pepper), clock.Micros(now),
+		r.stamp(accountParts(a.customer, phone[0].Value, a.code)))
 	return n == 1, err
 }
 
@@ -315,9 +326,10 @@ func challengeByID(ctx context.Context, tx *db.Tx, id, purpose string) (c challe
 	return c, ok, err
 }
 
-// insertChallenge makes all earlier challenges of the slot void.
-func insertChallenge(ctx context.Context, tx *db.Tx, c challengeRow) error {
-	if _, err := tx.Exec(ctx, `UPDATE challenge SET superseded = 1 WHERE slot = $1 AND superseded = 0`, c.slot); err != nil {
+// insertChallenge makes all earlier challenges of the slot void, under all its names.
+func insertChallenge(ctx context.Context, tx *db.Tx, c challengeRow, slots [][]byte) error {
+	in, args := among(slots, 1)
+	if _, err := tx.Exec(ctx, `UPDATE challenge SET superseded = 1 WHERE slot IN (`+in+`) AND superseded = 0`, args...); err != nil {
 		return err
 	}
 	_, err := tx.Exec(ctx, `
@@ -338,57 +350,145 @@ func useChallenge(ctx context.Context, tx *db.Tx, id string) (bool, error) {
 	return n == 1, err
 }
 
-func getLane(ctx context.Context, tx *db.Tx, key []byte) (l lane, err error) {
-	_, err = none(tx.QueryRow(ctx, `SELECT failures, total, level, blocked_until FROM throttle WHERE lane = $1`, key).
-		Scan(&l.failures, &l.total, &l.level, &l.blocked))
+// among writes the list behind IN, with its arguments, the first of which is $n.
+func among(keys [][]byte, n int) (list string, args []any) {
+	for k, key := range keys {
+		if k > 0 {
+			list += ", "
+		}
+		list += "$" + strconv.Itoa(n+k)
+		args = append(args, key)
+	}
+	return list, args
+}
+
+// A lane or a counter has as many names as there are versions of the blind-index key, the newest first. What
+// stands under an older name still counts, and is taken over by the next write.
+
+const (
+	laneColumns    = `failures, total, level, blocked_until`
+	counterColumns = `counted, since, count, previous, refused`
+)
+
+func getLane(ctx context.Context, tx *db.Tx, keys [][]byte) (l lane, err error) {
+	in, args := among(keys, 1)
+	rows, err := tx.Query(ctx, `SELECT lane, `+laneColumns+` FROM throttle WHERE lane IN (`+in+`)`, args...)
+	if err != nil {
+		return lane{}, err
+	}
+	err = l.gather(rows, keys[0])
 	return l, err
 }
 
-func putLane(ctx context.Context, tx *db.Tx, key []byte, l lane, now time.Time) error {
+// gather adds up rows of a lane; those that do not have the newest name make it older.
+func (l *lane) gather(rows *sql.Rows, newest []byte) error {
+	defer rows.Close()
+	for rows.Next() {
+		var name []byte
+		var one lane
+		if err := rows.Scan(&name, &one.failures, &one.total, &one.level, &one.blocked); err != nil {
+			return err
+		}
+		l.add(one)
+		l.older = l.older || !bytes.Equal(name, newest)
+	}
+	return rows.Err()
+}
+
+func putLane(ctx context.Context, tx *db.Tx, keys [][]byte, l lane, now time.Time) error {
 	_, err := tx.Exec(ctx, `
 		INSERT INTO throttle (lane, failures, total, level, blocked_until, updated_at) VALUES ($1, $2, $3, $4, $5, $6)
 		ON CONFLICT (lane) DO UPDATE SET failures = excluded.failures, total = excluded.total, level = excluded.level,
 			blocked_until = excluded.blocked_until, updated_at = excluded.updated_at`,
-		key, l.failures, l.total, l.level, l.blocked, clock.Micros(now))
+		keys[0], l.failures, l.total, l.level, l.blocked, clock.Micros(now))
+	if err != nil || !l.older || len(keys) == 1 {
+		return err
+	}
+	in, args := among(keys[1:], 1)
+	_, err = tx.Exec(ctx, `DELETE FROM throttle WHERE lane IN (`+in+`)`, args...)
 	return err
 }
 
 // lockLane returns the lane for a transaction that may be read-committed: until its end nobody else
-// changes the lane, and what is returned is what was committed last. Under full serialization starts at
-// the same instant would refuse each other, since their lanes lie side by side in one index.
-func lockLane(ctx context.Context, tx *db.Tx, key []byte, now time.Time) (lane, error) {
-	_, err := tx.Exec(ctx, `
+// changes the lane, and what is returned is what was committed last; putLane has to follow. Under full
+// serialization starts at the same instant would refuse each other, since their lanes lie side by side in
+// one index.
+func lockLane(ctx context.Context, tx *db.Tx, keys [][]byte, now time.Time) (l lane, err error) {
+	_, err = tx.Exec(ctx, `
 		INSERT INTO throttle (lane, failures, total, level, blocked_until, updated_at) VALUES ($1, 0, 0, 0, 0, $2)
-		ON CONFLICT (lane) DO UPDATE SET updated_at = excluded.updated_at`, key, clock.Micros(now))
+		ON CONFLICT (lane) DO UPDATE SET updated_at = excluded.updated_at`, keys[0], clock.Micros(now))
 	if err != nil {
 		return lane{}, err
 	}
-	return getLane(ctx, tx, key)
+	if l, err = getLane(ctx, tx, keys[:1]); err != nil || len(keys) == 1 {
+		return l, err
+	}
+	// What is deleted waits for whoever is changing it.
+	in, args := among(keys[1:], 1)
+	rows, err := tx.Query(ctx, `DELETE FROM throttle WHERE lane IN (`+in+`) RETURNING lane, `+laneColumns, args...)
+	if err != nil {
+		return lane{}, err
+	}
+	err = l.gather(rows, keys[0])
+	return l, err
 }
 
 // lockCounter is to counters what lockLane is to lanes.
-func lockCounter(ctx context.Context, tx *db.Tx, key []byte, now time.Time) (counter, error) {
-	_, err := tx.Exec(ctx, `
+func lockCounter(ctx context.Context, tx *db.Tx, keys [][]byte, now time.Time, per time.Duration) (c counter, err error) {
+	_, err = tx.Exec(ctx, `
 		INSERT INTO quota (counted, since, count, previous, refused, expires_at) VALUES ($1, 0, 0, 0, 0, $2)
-		ON CONFLICT (counted) DO UPDATE SET counted = excluded.counted`, key, clock.Micros(now))
+		ON CONFLICT (counted) DO UPDATE SET counted = excluded.counted`, keys[0], clock.Micros(now))
 	if err != nil {
 		return counter{}, err
 	}
-	return getCounter(ctx, tx, key)
-}
-
-func getCounter(ctx context.Context, tx *db.Tx, key []byte) (c counter, err error) {
-	_, err = none(tx.QueryRow(ctx, `SELECT since, count, previous, refused FROM quota WHERE counted = $1`, key).
-		Scan(&c.since, &c.count, &c.previous, &c.refused))
+	if c, err = getCounter(ctx, tx, keys[:1], now, per); err != nil || len(keys) == 1 {
+		return c, err
+	}
+	in, args := among(keys[1:], 1)
+	rows, err := tx.Query(ctx, `DELETE FROM quota WHERE counted IN (`+in+`) RETURNING `+counterColumns, args...)
+	if err != nil {
+		return counter{}, err
+	}
+	err = c.gather(rows, keys[0], now, per)
 	return c, err
 }
 
-func putCounter(ctx context.Context, tx *db.Tx, key []byte, c counter, per time.Duration) error {
+func getCounter(ctx context.Context, tx *db.Tx, keys [][]byte, now time.Time, per time.Duration) (c counter, err error) {
+	in, args := among(keys, 1)
+	rows, err := tx.Query(ctx, `SELECT `+counterColumns+` FROM quota WHERE counted IN (`+in+`)`, args...)
+	if err != nil {
+		return counter{}, err
+	}
+	err = c.gather(rows, keys[0], now, per)
+	return c, err
+}
+
+// gather adds up rows of a counter.
+func (c *counter) gather(rows *sql.Rows, newest []byte, now time.Time, per time.Duration) error {
+	defer rows.Close()
+	for rows.Next() {
+		var name []byte
+		var one counter
+		if err := rows.Scan(&name, &one.since, &one.count, &one.previous, &one.refused); err != nil {
+			return err
+		}
+		c.merge(one, now, per)
+		c.older = c.older || !bytes.Equal(name, newest)
+	}
+	return rows.Err()
+}
+
+func putCounter(ctx context.Context, tx *db.Tx, keys [][]byte, c counter, per time.Duration) error {
 	_, err := tx.Exec(ctx, `
 		INSERT INTO quota (counted, since, count, previous, refused, expires_at) VALUES ($1, $2, $3, $4, $5, $6)
 		ON CONFLICT (counted) DO UPDATE SET since = excluded.since, count = excluded.count, previous = excluded.previous,
 			refused = excluded.refused, expires_at = excluded.expires_at`,
-		key, c.since, c.count, c.previous, c.refused, c.since+2*per.Microseconds())
+		keys[0], c.since, c.count, c.previous, c.refused, c.since+2*per.Microseconds())
+	if err != nil || !c.older || len(keys) == 1 {
+		return err
+	}
+	in, args := among(keys[1:], 1)
+	_, err = tx.Exec(ctx, `DELETE FROM quota WHERE counted IN (`+in+`)`, args...)
 	return err
 }
 

@@ -154,6 +154,9 @@ type Keyring struct {
 
 	kekEvery, serviceEvery, customerEvery time.Duration
 
+	peppered func(ctx context.Context, tx *db.Tx) (map[uint32]int64, error)
+	indexes  []Index
+
 	opening  opening
 	resealer resealer
 }
@@ -168,6 +171,7 @@ type keySet struct {
 	service    map[string]*serviceKey
 
 	compromised int // KEKs that are, and are not destroyed
+	indexing    uint32
 }
 
 // heldKEK is a KEK that was unwrapped once and need not be again.
@@ -462,7 +466,7 @@ func holdKEK(version uint32, material []byte) (heldKEK, error) {
 // unwrapKEKs opens all KEKs that are not destroyed, but for those that old holds. The rows are in
 // order of their version. The set has no service keys yet.
 func (k *Keyring) unwrapKEKs(ctx context.Context, rows keyRows, old *keySet) (*keySet, error) {
-	set := &keySet{generation: rows.generation, held: make(map[uint32]heldKEK), states: statesOf(rows)}
+	set := &keySet{generation: rows.generation, indexing: rows.indexing, held: make(map[uint32]heldKEK), states: statesOf(rows)}
 	var keys []*seal.Key
 	states := make([]string, len(rows.keks))
 	for i, row := range rows.keks {
@@ -765,7 +769,7 @@ type Info struct {
 	Algorithm string
 	State     string // published, active, retired, compromised or destroyed
 	MadeAt    time.Time
-	Uses      int64  // KEK: how many keys it wraps; customer: how many customers; -1 for others
+	Uses      int64  // KEK: how many keys it wraps; customer: how many customers; pepper, blind-index: how many rows; -1 for others
 	Seals     int64  // how often it sealed, at most; -1 for what is not counted
 	WrappedBy string // the root key's id, or "kek/1"
 
@@ -831,14 +835,23 @@ func (k *Keyring) List(ctx context.Context, by actor.Actor) ([]Info, error) {
 				Next: next(k.customerEvery, d.state, d.madeAt),
 			})
 		}
+		made := make(map[string]map[uint32]int64)
+		for _, name := range []string{KeyPepper, KeyBlindIndex} {
+			if made[name], err = k.rowsOf(ctx, tx, name); err != nil {
+				return err
+			}
+		}
 		for _, s := range services {
-			seals := int64(-1)
+			uses, seals := int64(-1), int64(-1)
+			if made[s.name] != nil {
+				uses = made[s.name][s.version]
+			}
 			if s.algorithm == aesGCM {
 				seals = used[versionOf{s.name, s.version}]
 			}
 			list = append(list, Info{
 				Name: s.name, Version: s.version, Algorithm: s.algorithm, State: s.state,
-				MadeAt: clock.FromMicros(s.madeAt), Uses: -1, Seals: seals, WrappedBy: wrappedBy(s.kekVersion),
+				MadeAt: clock.FromMicros(s.madeAt), Uses: uses, Seals: seals, WrappedBy: wrappedBy(s.kekVersion),
 				Next: next(k.everyService(s.name), s.state, s.madeAt),
 			})
 		}

@@ -70,6 +70,7 @@ func openWith(t testing.TB, o Options) setup {
 	if s.Keyring, err = Open(t.Context(), by, o); err != nil {
 		t.Fatal(err)
 	}
+	s.SetDependents(nil)
 	return s
 }
 
@@ -839,12 +840,12 @@ func TestList(t *testing.T) {
 		want := []Info{
 			{"kek", 1, "AES-256-GCM", "active", madeAt, 10, leastBlock + 8, k.root.ID(), kek},
 			{"customer", 1, "AES-256-GCM", "active", madeAt, 3, -1, "kek/1", never},
-			{"blind-index", 1, "HMAC-SHA-256", "active", madeAt, -1, -1, "kek/1", never},
+			{"blind-index", 1, "HMAC-SHA-256", "active", madeAt, 0, -1, "kek/1", year},
 			{"checkpoint", 1, "Ed25519", "active", madeAt, -1, -1, "kek/1", year},
 			{"event", 1, "AES-256-GCM", "active", madeAt, -1, leastBlock, "kek/1", year},
 			{"event-mac", 1, "HMAC-SHA-256", "active", madeAt, -1, -1, "kek/1", year},
 			{"outbox", 1, "AES-256-GCM", "active", madeAt, -1, leastBlock, "kek/1", year},
-			{"pepper", 1, "HMAC-SHA-256", "active", madeAt, -1, -1, "kek/1", never},
+			{"pepper", 1, "HMAC-SHA-256", "active", madeAt, -1, -1, "kek/1", year},
 			{"token", 1, "HMAC-SHA-256", "active", madeAt, -1, -1, "kek/1", year},
 		}
 		if !slices.Equal(list, want) {

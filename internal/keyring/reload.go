@@ -28,6 +28,7 @@ type keyRows struct {
 	roster     []byte
 	keks       []kekRow
 	services   []serviceRow
+	indexing   uint32 // see selectIndexing
 }
 
 func selectKeys(ctx context.Context, tx *db.Tx) (r keyRows, err error) {
@@ -40,7 +41,10 @@ func selectKeys(ctx context.Context, tx *db.Tx) (r keyRows, err error) {
 	if r.keks, err = selectKEKs(ctx, tx); err != nil {
 		return r, err
 	}
-	r.services, err = selectServiceKeys(ctx, tx)
+	if r.services, err = selectServiceKeys(ctx, tx); err != nil {
+		return r, err
+	}
+	r.indexing, err = selectIndexing(ctx, tx)
 	return r, err
 }
 

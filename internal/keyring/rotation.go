@@ -63,7 +63,7 @@ type Rotation struct {
 	Key      string // "kek", or the name of a service key
 	Version  uint32 // the new one
 	Reason   string // asked, scheduled or compromised
-	Phase    string // published, resealing or done
+	Phase    string // published, resealing, clearing or done
 	Paused   bool
 	Done     int64         // keys that were sealed anew
 	Total    int64         // of those that there were when it began
@@ -73,6 +73,7 @@ type Rotation struct {
 	Started  time.Time
 	Due      time.Time // when the new version becomes active
 	Ended    time.Time // zero while it goes on
+	Left     int64     // pepper: private codes that older versions made
 }
 
 var (
@@ -322,6 +323,9 @@ func (k *Keyring) Rotation(ctx context.Context) (r Rotation, err error) {
 			err = errNoRotation
 		}
 		r = row.public()
+		if err == nil && row.Key == KeyPepper {
+			r.Left, err = k.stillPeppered(ctx, tx, row.Version)
+		}
 		return err
 	})
 	return r, err

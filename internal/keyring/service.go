@@ -54,6 +54,7 @@ func missingServices(rows []serviceRow) []serviceDefinition {
 type serviceKey struct {
 	ring      *seal.Ring
 	macs      []macKey // the active one first, then the newest
+	written   int      // of the blind-index key: how many of macs rows are written under
 	signer    *signer
 	verifiers note.Verifiers
 	all       []note.Verifier
@@ -97,6 +98,8 @@ func (k *Keyring) open(set *keySet, rows []serviceRow) error {
 		}
 		keys[d.name] = key
 	}
+	index := keys[KeyBlindIndex]
+	index.written = written(index.macs, set.indexing)
 	set.service = keys
 	return nil
 }
@@ -218,11 +221,14 @@ type Blind struct {
 	Value   []byte // 32 bytes
 }
 
-// BlindIndexes returns the blind index of a field's value under every live version of the key, the
-// active one first. Write the first, or all, and look up any. The index says whether two values of one field are
-// equal and nothing more; the field's key is derived by HKDF-SHA-256 (RFC 5869).
+// BlindIndexes returns the blind index of a field's value under every version of the key that is not
+// destroyed, the active one first: look up any, and write IndexesToWrite. The index says whether two values of
+// one field are equal and nothing more; the field's key is derived by HKDF-SHA-256 (RFC 5869).
 func (k *Keyring) BlindIndexes(field string, value []byte) []Blind {
-	macs := k.service(KeyBlindIndex, hmacSHA256).macs
+	return blindsOf(k.service(KeyBlindIndex, hmacSHA256).macs, field, value)
+}
+
+func blindsOf(macs []macKey, field string, value []byte) []Blind {
 	blinds := make([]Blind, len(macs))
 	for i, key := range macs {
 		derived, err := hkdf.Expand(sha256.New, key.material, "strongroom blind index v1 "+field, sha256.Size)

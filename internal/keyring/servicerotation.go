@@ -21,10 +21,10 @@ const (
 	ActionServiceActivate = "keyring.service-key.activate"
 )
 
-// rotatable are the service keys whose new version simply takes over: what older versions sealed,
-// MACed or signed says under which, and they stay to open it. What a pepper or a blind index made has
-// to be made anew, by those who hold it.
-var rotatable = []string{KeyCheckpoint, KeyEvent, KeyEventMAC, KeyOutbox, KeyToken}
+// rotatable are the service keys. The new version of most simply takes over: what older versions sealed,
+// MACed or signed says under which, and they stay for it. What the blind-index key made is made anew by a
+// job, and what the pepper made at each customer's next login.
+var rotatable = []string{KeyBlindIndex, KeyCheckpoint, KeyEvent, KeyEventMAC, KeyOutbox, KeyPepper, KeyToken}
 
 // Rotatable returns the names of all keys that Rotate takes.
 func Rotatable() []string { return append([]string{kekName}, rotatable...) }
@@ -32,7 +32,9 @@ func Rotatable() []string { return append([]string{kekName}, rotatable...) }
 // Rotate gives the key called name, "kek" or a service key, a new version; see RotateKEK. A service
 // key's new version is active once every process had the time to load it, and the one before stays,
 // retired, for what it made. The event that publishes a signing key names its verifier, and the old key
-// signs a checkpoint over that event before it hands over. Rotate fails with the problem
+// signs a checkpoint over that event before it hands over. The blind-index key's rotation goes on until
+// every index stands under the new version; the pepper's old version stays needed by the private codes of
+// customers who have not logged in since, whose number is Rotation.Left. Rotate fails with the problem
 // "key-not-rotatable" for any other name.
 func (k *Keyring) Rotate(ctx context.Context, by actor.Actor, name string) (Rotation, error) {
 	if name == kekName {
@@ -43,10 +45,13 @@ func (k *Keyring) Rotate(ctx context.Context, by actor.Actor, name string) (Rota
 
 func (k *Keyring) startService(ctx context.Context, by actor.Actor, name, reason string) (r Rotation, err error) {
 	if !slices.Contains(rotatable, name) {
-		return r, problem.New(problem.Conflict, "key-not-rotatable", "The key %q cannot be rotated in this version.", name)
+		return r, problem.New(problem.Conflict, "key-not-rotatable", "There is no key %q that is rotated in this way.", name)
 	}
 	if k.record.Load() == nil {
 		return r, errNoRecorder
+	}
+	if name == KeyBlindIndex && k.indexes == nil {
+		return r, errNoDependents
 	}
 	if err := k.Reload(ctx); err != nil {
 		return r, err
@@ -125,8 +130,18 @@ func (k *Keyring) verifierOf(set *keySet, d serviceDefinition, row serviceRow) (
 
 // activateService has a published service key take over, once its time has come.
 func (k *Keyring) activateService(ctx context.Context, lease jobs.Lease, row rotationRow) error {
+	if row.Phase != PhasePublished {
+		return k.reindex(ctx, lease, row)
+	}
 	if left := row.Due.Sub(k.clock.Now()); left > 0 {
 		return k.wait(ctx, min(left, watchPause))
+	}
+	var total int64
+	if row.Key == KeyBlindIndex {
+		var err error
+		if total, err = k.behind(ctx, row.Version); err != nil {
+			return err
+		}
 	}
 	err := k.fenced(ctx, lease, k.db.Update, func(tx *db.Tx) error {
 		now, err := selectRotation(ctx, tx, row.Key)
@@ -139,7 +154,12 @@ func (k *Keyring) activateService(ctx context.Context, lease jobs.Lease, row rot
 		if err := replaceActiveService(ctx, tx, row.Key, row.Version); err != nil {
 			return err
 		}
-		if err := endRotation(ctx, tx, row.ID, clock.Micros(k.clock.Now())); err != nil {
+		if row.Key == KeyBlindIndex {
+			err = activateRotation(ctx, tx, row.ID, total)
+		} else {
+			err = endRotation(ctx, tx, row.ID, clock.Micros(k.clock.Now()))
+		}
+		if err != nil {
 			return err
 		}
 		if err := k.changed(ctx, tx); err != nil {

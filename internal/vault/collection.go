@@ -143,6 +143,8 @@ type schema struct {
 	building map[string]bool // indexed fields whose older records are not all in the index yet
 }
 
+func blindName(collection, field string) string { return "vault/" + collection + "/" + field }
+
 type field struct {
 	Field
 	pattern *regexp.Regexp
@@ -222,7 +224,7 @@ func (c Collection) compile(at string) (*schema, error) {
 				return nil, fmt.Errorf("%s.fields[%s].purposes[%d]: is no purpose of the collection; a field has some of those", at, d.Name, j)
 			}
 		}
-		f.blind = "vault/" + c.Name + "/" + d.Name
+		f.blind = blindName(c.Name, d.Name)
 		s.Fields[i] = f.Field
 		s.fields[d.Name] = f
 		if f.Index {

@@ -77,7 +77,8 @@ type incoming struct {
 	plain  []byte
 	blinds []blind
 	index  []byte
-	names  []keyring.Blind // of External
+	names  []keyring.Blind // of External, under every version
+	write  []keyring.Blind // of External, as it is written
 }
 
 // Import writes up to MaxImport records of other systems, each to the customer whom the external name
@@ -119,6 +120,7 @@ func (v *Vault) importRows(ctx context.Context, by actor.Actor, collection strin
 			clear(r.plain)
 		}
 	}()
+	generation := v.keys.Generation()
 	for i, r := range rows {
 		ready[i], wrong[i] = v.incoming(s, r)
 	}
@@ -128,8 +130,15 @@ func (v *Vault) importRows(ctx context.Context, by actor.Actor, collection strin
 		if err := s.current(ctx, tx); err != nil {
 			return err
 		}
+		keys, err := v.keys.CatchUp(ctx, tx)
+		if err != nil {
+			return err
+		}
 		refused := 0
 		for i := range rows {
+			if keys != generation && wrong[i] == nil {
+				v.index(s, &ready[i])
+			}
 			results[i] = ImportResult{Line: rows[i].Line}
 			p := wrong[i]
 			if p == nil {
@@ -187,10 +196,15 @@ func (v *Vault) incoming(s *schema, r ImportRow) (in incoming, p *problem.Proble
 		return in, p
 	}
 	in.plain = encode(in.values)
+	v.index(s, &in)
+	return in, nil
+}
+
+func (v *Vault) index(s *schema, in *incoming) {
 	in.blinds = v.blinds(s, in.values)
 	in.index = digest(in.blinds)
-	in.names = v.keys.BlindIndexes(externalIndex, []byte(r.External))
-	return in, nil
+	in.names = v.keys.BlindIndexes(externalIndex, []byte(in.External))
+	in.write = v.keys.IndexesToWrite(externalIndex, []byte(in.External))
 }
 
 const externalIndex = "vault.external"
@@ -281,7 +295,7 @@ func (v *Vault) take(ctx context.Context, tx *db.Tx, by actor.Actor, s *schema, 
 		if ring, err = v.keys.CreateCustomer(ctx, tx, by, owner); err != nil {
 			return "", "", err
 		}
-		if err := insertExternal(ctx, tx, owner, in.names, ring.Seal(externalPlace(owner), []byte(in.External))); err != nil {
+		if err := insertExternal(ctx, tx, owner, in.write, ring.Seal(externalPlace(owner), []byte(in.External))); err != nil {
 			return "", "", err
 		}
 	}
@@ -336,13 +350,12 @@ func free(ctx context.Context, tx *db.Tx, owner customer.ID, in *incoming) error
 
 // selectExternal returns the customer with the external name, or "".
 func selectExternal(ctx context.Context, tx *db.Tx, names []keyring.Blind) (c customer.ID, err error) {
-	for _, b := range names {
-		err = tx.QueryRow(ctx, `SELECT customer_id FROM external_ref WHERE key_version = $1 AND blind = $2`, b.Version, b.Value).Scan(&c)
-		if !errors.Is(err, sql.ErrNoRows) {
-			return c, err
-		}
+	condition, args := among(names, "blind", 1)
+	err = tx.QueryRow(ctx, `SELECT customer_id FROM external_ref WHERE `+condition+` LIMIT 1`, args...).Scan(&c)
+	if errors.Is(err, sql.ErrNoRows) {
+		return "", nil
 	}
-	return "", nil
+	return c, err
 }
 
 func insertExternal(ctx context.Context, tx *db.Tx, c customer.ID, names []keyring.Blind, sealed []byte) error {

@@ -286,6 +286,9 @@ func (s *Services) patch(ctx context.Context, by actor.Actor, a Access, owner cu
 		}
 		plain := encode(values)
 		defer clear(plain)
+		if _, err := s.keys.CatchUp(ctx, tx); err != nil {
+			return err
+		}
 		blinds := s.blinds(schema, values)
 		_, indexed, err := selectVersion(ctx, tx, owner, ref)
 		if err != nil {

@@ -154,12 +154,13 @@ func insertIndex(ctx context.Context, tx *db.Tx, owner customer.ID, ref Ref, bli
 	return nil
 }
 
-func selectIndex(ctx context.Context, tx *db.Tx, collection, field string, b keyring.Blind) (matches []Match, err error) {
+// selectIndex returns the records of which a row was made by any of the blinds.
+func selectIndex(ctx context.Context, tx *db.Tx, collection, field string, blinds []keyring.Blind) (matches []Match, err error) {
+	condition, args := among(blinds, "blind", 4)
 	rows, err := tx.Query(ctx, `
-		SELECT customer_id, key FROM record_index
-		WHERE collection = $1 AND field = $2 AND key_version = $3 AND blind = $4
-		ORDER BY customer_id, key LIMIT $5`,
-		collection, field, b.Version, b.Value, maxMatches)
+		SELECT DISTINCT customer_id, key FROM record_index
+		WHERE collection = $1 AND field = $2 AND `+condition+`
+		ORDER BY customer_id, key LIMIT $3`, append([]any{collection, field, maxMatches}, args...)...)
 	if err != nil {
 		return nil, err
 	}

@@ -89,12 +89,6 @@ func (s *Services) Tokenise(ctx context.Context, by actor.Actor, a Access, owner
 	default:
 		d.refuse(problem.New(problem.Unprocessable, "invalid-kind", "A token's kind is %s or %s.", TokenCard, TokenText))
 	}
-	var same keyring.Blind
-	var values []keyring.Blind
-	if d.err == nil && deterministic {
-		values = s.keys.BlindIndexes("token-value/"+kind+"/"+a.Purpose+"/"+string(owner), []byte(text))
-		same = values[0]
-	}
 	now := clock.Micros(s.clock.Now())
 	var made Token
 	fresh := func() Token { return made }
@@ -104,10 +98,15 @@ func (s *Services) Tokenise(ctx context.Context, by actor.Actor, a Access, owner
 		if err != nil {
 			return err
 		}
+		if _, err := s.keys.CatchUp(ctx, tx); err != nil {
+			return err
+		}
 		made = Token{Kind: kind}
 		for range tokenTries {
-			for _, v := range values {
-				sealed, found, err := selectSameToken(ctx, tx, owner, kind, a.Purpose, v)
+			var values []keyring.Blind
+			if deterministic {
+				values = s.keys.BlindIndexes(tokenValueField(kind, a.Purpose, owner), []byte(text))
+				sealed, found, err := selectSameToken(ctx, tx, owner, kind, a.Purpose, values)
 				if err != nil {
 					return err
 				}
@@ -128,11 +127,22 @@ func (s *Services) Tokenise(ctx context.Context, by actor.Actor, a Access, owner
 			if err != nil {
 				return err
 			}
-			blind := s.keys.BlindIndexes("token", []byte(made.Token))[0]
-			if deterministic && same.Version != blind.Version { // the key is being rotated
-				same = s.keys.BlindIndexes("token-value/"+kind+"/"+a.Purpose+"/"+string(owner), []byte(text))[0]
+			names := s.keys.BlindIndexes(tokenField, []byte(made.Token))
+			var same []byte
+			if deterministic {
+				if values[0].Version != names[0].Version {
+					continue // the keys have changed between the two
+				}
+				same = values[0].Value
 			}
-			ok, err := insertToken(ctx, tx, owner, kind, a.Purpose, blind, same.Value, ring.Seal(tokenPlace(owner, kind, a.Purpose), plain), now)
+			if len(names) > 1 { // within one version the database itself keeps tokens apart
+				if _, taken, err := selectToken(ctx, tx, names); err != nil {
+					return err
+				} else if taken {
+					continue
+				}
+			}
+			ok, err := insertToken(ctx, tx, owner, kind, a.Purpose, names[0], same, ring.Seal(tokenPlace(owner, kind, a.Purpose), plain), now)
 			clear(plain)
 			if err != nil || ok {
 				return err
@@ -187,14 +197,12 @@ func kindOf(token string) string {
 
 // findToken finds a token and decides, now that it is known whose it is, whether it may be worked with.
 func (s *Services) findToken(ctx context.Context, tx *db.Tx, e *audit.Event, by actor.Actor, permit, purpose, token string) (row tokenRow, err error) {
-	found := false
-	for _, b := range s.keys.BlindIndexes("token", []byte(token)) {
-		if row, found, err = selectToken(ctx, tx, b); err != nil {
-			return row, err
-		}
-		if found {
-			break
-		}
+	if _, err := s.keys.CatchUp(ctx, tx); err != nil {
+		return row, err
+	}
+	row, found, err := selectToken(ctx, tx, s.keys.BlindIndexes(tokenField, []byte(token)))
+	if err != nil {
+		return row, err
 	}
 	q := policy.Question{By: by, Action: permit, Resource: policy.TokenKind(kindOf(token)), Purpose: purpose}
 	if found {
@@ -234,6 +242,14 @@ func (s *Services) DeleteToken(ctx context.Context, by actor.Actor, a Access, to
 		n, err := tx.Exec(ctx, `DELETE FROM token WHERE key_version = $1 AND blind = $2`, row.blind.Version, row.blind.Value)
 		return exactlyOne(n, err)
 	})
+}
+
+// tokenField names tokens to the blind-index key.
+const tokenField = "token"
+
+// tokenValueField names the values of a customer's deterministic tokens for a purpose.
+func tokenValueField(kind, purpose string, owner customer.ID) string {
+	return "token-value/" + kind + "/" + purpose + "/" + string(owner)
 }
 
 func tokenPlace(owner customer.ID, kind, purpose string) seal.Place {
@@ -304,20 +320,20 @@ type tokenRow struct {
 	blind         keyring.Blind
 }
 
-func selectToken(ctx context.Context, tx *db.Tx, b keyring.Blind) (r tokenRow, found bool, err error) {
-	err = tx.QueryRow(ctx, `SELECT customer_id, kind, purpose, sealed FROM token WHERE key_version = $1 AND blind = $2`,
-		b.Version, b.Value).Scan(&r.customer, &r.kind, &r.purpose, &r.sealed)
+func selectToken(ctx context.Context, tx *db.Tx, blinds []keyring.Blind) (r tokenRow, found bool, err error) {
+	condition, args := among(blinds, "blind", 1)
+	err = tx.QueryRow(ctx, `SELECT customer_id, kind, purpose, sealed, key_version, blind FROM token WHERE `+condition+` LIMIT 1`, args...).
+		Scan(&r.customer, &r.kind, &r.purpose, &r.sealed, &r.blind.Version, &r.blind.Value)
 	if errors.Is(err, sql.ErrNoRows) {
 		return tokenRow{}, false, nil
 	}
-	r.blind = b
 	return r, err == nil, err
 }
 
-func selectSameToken(ctx context.Context, tx *db.Tx, owner customer.ID, kind, purpose string, b keyring.Blind) (sealed []byte, found bool, err error) {
-	err = tx.QueryRow(ctx, `SELECT sealed FROM token
-		WHERE customer_id = $1 AND kind = $2 AND purpose = $3 AND key_version = $4 AND value_blind = $5`,
-		string(owner), kind, purpose, b.Version, b.Value).Scan(&sealed)
+func selectSameToken(ctx context.Context, tx *db.Tx, owner customer.ID, kind, purpose string, blinds []keyring.Blind) (sealed []byte, found bool, err error) {
+	condition, args := among(blinds, "value_blind", 4)
+	err = tx.QueryRow(ctx, `SELECT sealed FROM token WHERE customer_id = $1 AND kind = $2 AND purpose = $3 AND `+condition+` LIMIT 1`,
+		append([]any{string(owner), kind, purpose}, args...)...).Scan(&sealed)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, false, nil
 	}

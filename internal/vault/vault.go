@@ -292,6 +292,7 @@ func (v *Vault) put(ctx context.Context, d *deed, owner customer.ID, ref Ref, bo
 	var plain []byte
 	var blinds []blind
 	var index []byte
+	generation := v.keys.Generation()
 	if d.err == nil {
 		plain = encode(values)
 		defer clear(plain)
@@ -311,6 +312,16 @@ func (v *Vault) put(ctx context.Context, d *deed, owner customer.ID, ref Ref, bo
 		ring, err := v.keys.Customer(ctx, tx, owner)
 		if err != nil {
 			return err
+		}
+		if len(blinds) > 0 {
+			now, err := v.keys.CatchUp(ctx, tx)
+			if err != nil {
+				return err
+			}
+			if now != generation {
+				blinds = v.blinds(s, values)
+				index = digest(blinds)
+			}
 		}
 		old, indexed, err := selectVersion(ctx, tx, owner, ref)
 		if err != nil {
@@ -669,17 +680,12 @@ func (v *Vault) Lookup(ctx context.Context, tx *db.Tx, collection, name, text st
 	if !ok {
 		return nil, nil // no record can hold it
 	}
-	var found []Match
-	for _, b := range v.keys.BlindIndexes(f.blind, []byte(canonical)) {
-		matches, err := selectIndex(ctx, tx, collection, name, b)
-		if err != nil {
-			return nil, err
-		}
-		for _, m := range matches {
-			if !slices.Contains(found, m) {
-				found = append(found, m)
-			}
-		}
+	if _, err := v.keys.CatchUp(ctx, tx); err != nil {
+		return nil, err
+	}
+	found, err := selectIndex(ctx, tx, collection, name, v.keys.BlindIndexes(f.blind, []byte(canonical)))
+	if err != nil {
+		return nil, err
 	}
 	held := found[:0]
 	for _, m := range found {
@@ -739,13 +745,13 @@ type blind struct {
 	keyring.Blind
 }
 
-// blinds returns the index of values under every live version of the blind-index key, so that a
-// look-up finds them at any moment of a rotation.
+// blinds returns the index of values under each version of the blind-index key under which rows are
+// written at the moment.
 func (v *Vault) blinds(s *schema, values []value) []blind {
 	var out []blind
 	for _, x := range values {
 		if f := s.fields[x.name]; f.Index {
-			for _, b := range v.keys.BlindIndexes(f.blind, []byte(x.text)) {
+			for _, b := range v.keys.IndexesToWrite(f.blind, []byte(x.text)) {
 				out = append(out, blind{x.name, f.Unique, b})
 			}
 		}
