@@ -187,13 +187,13 @@ func (f *Feed) serve(ctx context.Context, in *StreamInput) (*huma.StreamResponse
 		out.SetHeader("Content-Type", "text/event-stream")
 		out.SetHeader("Cache-Control", "no-store")
 		out.SetStatus(http.StatusOK)
-		if err := r.pour(ctx, w); err != nil && ctx.Err() == nil && !errors.Is(err, io.EOF) {
+		if err := r.pour(ctx, w); ctx.Err() == nil && !errors.Is(err, io.EOF) {
 			f.trail.log.WarnContext(ctx, "a reader of the trail was cut off", "error", err)
 		}
 	}}, nil
 }
 
-// pour writes events until the reader has to come again.
+// pour writes events until the reader has to come again; the error says why.
 func (r *FeedReader) pour(ctx context.Context, w http.ResponseWriter) error {
 	control := http.NewResponseController(w)
 	page := []byte("retry: 1000\n\n") // so that the reader sees at once that it is let in

@@ -265,7 +265,7 @@ func (k *Keyring) retireIndex(ctx context.Context, lease jobs.Lease, row rotatio
 		if !going {
 			return errStopped
 		}
-		if err := raiseGeneration(ctx, tx); err != nil {
+		if err := k.changed(ctx, tx); err != nil {
 			return err
 		}
 		return k.event(ctx, tx, byRotation, "", ActionServiceRetire, serviceResource(row.Key, row.Version-1))
