@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"strongroom/internal/actor"
+	"strongroom/internal/assurance"
 	"strongroom/internal/audit"
 	"strongroom/internal/clock"
 	"strongroom/internal/config"
@@ -60,9 +61,11 @@ type House struct {
 	Ring     *keyring.Keyring
 	Trail    *audit.Trail
 	Findings *finding.Register
-	Jobs     *jobs.Runner
-	Vault    *vault.Vault
-	Metrics  *prometheus.Registry
+	// Assurance is nil in a house without doors: what is checked is a server.
+	Assurance *assurance.Assurance
+	Jobs      *jobs.Runner
+	Vault     *vault.Vault
+	Metrics   *prometheus.Registry
 
 	root keyring.Root
 	two  keyring.Root // the second root key, while the root moves; the keyring closes it

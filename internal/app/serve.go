@@ -13,6 +13,7 @@ import (
 
 	"strongroom/internal/actor"
 	"strongroom/internal/api"
+	"strongroom/internal/assurance"
 	"strongroom/internal/audit"
 	"strongroom/internal/clock"
 	"strongroom/internal/config"
@@ -50,6 +51,7 @@ type Server struct {
 	control *control
 	records *vault.Vault
 	feed    *audit.Feed
+	page    *assurance.Page
 	stop    context.CancelFunc
 	urls    URLs
 }
@@ -164,6 +166,9 @@ func (s *Server) rooms(o Options) (http.Handler, error) {
 	}
 	h.Jobs.Add(h.Vault.Job())
 	h.Jobs.Add(h.Vault.BlobJob())
+	if err := s.openAssurance(mux); err != nil {
+		return nil, err
+	}
 	for _, job := range h.Vault.CollectionJobs() {
 		h.Jobs.Add(job)
 	}

@@ -57,6 +57,7 @@ type Config struct {
 	SMS           SMS          `yaml:"sms"`
 	Log           Log          `yaml:"log"`
 	Audit         Audit        `yaml:"audit"`
+	Trust         Trust        `yaml:"trust"`
 	Collections   []Collection `yaml:"collections"`
 
 	// Witnesses are asked to cosign the checkpoints of the audit log.
@@ -226,6 +227,20 @@ type SourceField struct {
 	Personal  bool   `yaml:"personal"`
 	Required  bool   `yaml:"required"`
 	MaxLength int    `yaml:"max_length"`
+}
+
+// Trust says what the trust page shows; see docs/assurance.md.
+type Trust struct {
+	// Name is the operator's, Intro a sentence or two for the head of the page.
+	Name  string `yaml:"name"`
+	Intro string `yaml:"intro"`
+	// Contact is where security concerns go, mailto:… or https://…; Policy what is promised in return.
+	Contact string `yaml:"contact"`
+	Policy  string `yaml:"policy"`
+	// Accent is a colour, "#14532d".
+	Accent string `yaml:"accent"`
+	// Detail says of claims how much everybody may see: none, state (when nothing is said) or figures.
+	Detail map[string]string `yaml:"detail"`
 }
 
 // Log says what is logged; personal values and secrets never are.

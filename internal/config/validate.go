@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"net/url"
 	"reflect"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -54,6 +55,7 @@ func (c *Config) Validate() error {
 	v.sms(c.SMS, dev)
 	v.duration("audit.clock_skew", c.Audit.ClockSkew, 100*time.Millisecond, time.Hour)
 	v.witnesses(c.Witnesses, dev)
+	v.trust(c.Trust)
 	v.check(c.Log.Level == "debug" || c.Log.Level == "info" || c.Log.Level == "warn" || c.Log.Level == "error",
 		"log.level", "is not a level", "choose debug, info, warn or error")
 	v.check(c.Log.Format == "json" || c.Log.Format == "text", "log.format", "is not a format", "choose json or text")
@@ -338,5 +340,21 @@ func (v *validator) witnesses(list []Witness, dev bool) {
 		u, err := url.Parse(w.URL)
 		v.check(err == nil && u.Host != "" && u.User == nil && (u.Scheme == "https" || dev && u.Scheme == "http"), key+".url",
 			"is not an https address", "give the address to which /add-checkpoint is added")
+	}
+}
+
+var colour = regexp.MustCompile(`^(#([0-9a-fA-F]{3}|[0-9a-fA-F]{6}))?$`)
+
+func (v *validator) trust(t Trust) {
+	link := func(key, text string, schemes ...string) {
+		u, err := url.Parse(text)
+		v.check(text == "" || err == nil && slices.Contains(schemes, u.Scheme) && !strings.ContainsAny(text, "\r\n "), key,
+			"is not an address", "begin it with "+strings.Join(schemes, ": or ")+":")
+	}
+	link("trust.contact", t.Contact, "mailto", "https")
+	link("trust.policy", t.Policy, "https")
+	v.check(colour.MatchString(t.Accent), "trust.accent", "is not a colour", "write it like #14532d")
+	for claim, detail := range t.Detail {
+		v.check(detail == "none" || detail == "state" || detail == "figures", "trust.detail."+claim, "is not a detail", "choose none, state or figures")
 	}
 }

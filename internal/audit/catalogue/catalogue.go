@@ -35,6 +35,10 @@ const (
 
 // All is the list, ordered by name.
 var All = []Action{
+	{Name: "assurance.check.run", Does: "a check was run; its evidence has this digest, the reason is what it found", On: "check CHECK vVERSION sha256:HEX", Outcomes: grantedOnly, Class: APIActivity, Activity: 2},
+	{Name: "assurance.claim.state", Does: "a claim changed its state", On: "claim CLAIM STATE", Outcomes: grantedOnly, Class: EntityChange, Activity: 3},
+	{Name: "assurance.claims.read", Does: "claims and their evidence were read", On: "claims", Class: APIActivity, Activity: 2},
+
 	{Name: "audit.checkpoints.list", Does: "checkpoints of the log were listed", On: "log", Class: APIActivity, Activity: 2},
 	{Name: "audit.event.prove", Does: "a proof that an event is in the log was given", On: "event EVENT", Class: APIActivity, Activity: 2},
 	{Name: "audit.event.record", Does: "events that a service sent were refused", On: "source NAME, N of N events", Outcomes: refusedOnly, Class: APIActivity, Activity: 1},
@@ -120,6 +124,7 @@ var All = []Action{
 	{Name: "vault.blob.expire", Does: "a blob was deleted because it outlived its retention", On: "blob COLLECTION/KEY", Class: Datastore, Activity: 7},
 	{Name: "vault.blob.read", Does: "a blob was read", On: "blob COLLECTION/KEY", Class: Datastore, Activity: 1},
 	{Name: "vault.blob.update", Does: "a blob was replaced", On: "blob COLLECTION/KEY", Class: Datastore, Activity: 2},
+	{Name: "vault.canary.plant", Does: "a value that belongs to nobody was sealed, to be searched for", On: "canary", Outcomes: grantedOnly, Class: Datastore, Activity: 6},
 	{Name: "vault.collection.history", Does: "the declarations of a collection were read", On: "collection COLLECTION", Class: EntityChange, Activity: 2},
 	{Name: "vault.collection.index", Does: "records were opened to bring their indexes in line with a declaration", On: "collection COLLECTION vVERSION N records", Outcomes: grantedOnly, Class: Datastore, Activity: 2},
 	{Name: "vault.collection.list", Does: "the collections were listed", On: "collections", Class: EntityChange, Activity: 2},

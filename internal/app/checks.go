@@ -1,0 +1,423 @@
+package app
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"math"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"strongroom/internal/actor"
+	"strongroom/internal/assurance"
+	"strongroom/internal/check"
+	"strongroom/internal/config"
+	"strongroom/internal/db"
+	"strongroom/internal/edge"
+	"strongroom/internal/keyring"
+)
+
+// rooms are the owners of claims that this version has.
+var rooms = []string{"assurance", "audit", "client", "config", "edge", "identity", "keyring", "vault"}
+
+// openAssurance declares the checks of all rooms and makes the room that runs them.
+func (s *Server) openAssurance(mux *http.ServeMux) (err error) {
+	h := s.house
+	checks := edge.Checks(func() *edge.Server { return s.edge })
+	checks = append(checks, h.checks()...)
+	checks = append(checks, check.Check{
+		ID: "net-listeners-as-declared", Version: 1, Every: time.Hour, Valid: 3 * time.Hour,
+		Says:     "The process listens where its settings say and nowhere else.",
+		Run:      func(ctx context.Context) check.Observation { return s.listeners(ctx, s.declared()) },
+		Sabotage: s.oneMore,
+	}, check.Check{
+		ID: "trust-page-current", Version: 1, Every: 10 * time.Minute, Valid: time.Hour,
+		Says: "The trust page is served over the app's listener and says what the newest evidence says.",
+		Run:  func(ctx context.Context) check.Observation { return s.trustPage(ctx, s.edge.URL("app")) },
+		Sabotage: func(ctx context.Context) check.Observation {
+			scratch := httptest.NewTLSServer(http.NotFoundHandler())
+			defer scratch.Close()
+			return s.trustPage(ctx, scratch.URL)
+		},
+	})
+	h.Assurance, err = assurance.New(assurance.Options{
+		DB: h.DB, Trail: h.Trail, Checks: checks, Rooms: rooms, Findings: h.Findings, Log: h.log, Metrics: h.Metrics,
+	})
+	if err != nil {
+		return err
+	}
+	trust := h.Config.Trust
+	detail := make(map[string]assurance.Detail)
+	for claim, d := range trust.Detail {
+		detail[claim] = assurance.Detail(d)
+	}
+	s.page, err = h.Assurance.NewPage(assurance.PageOptions{
+		Name: trust.Name, Intro: trust.Intro, Contact: trust.Contact, Policy: trust.Policy, Accent: trust.Accent, Detail: detail,
+	})
+	if err != nil {
+		return err
+	}
+	s.page.Register(mux)
+	h.Jobs.Add(h.Assurance.Job())
+	h.Jobs.Add(s.page.Job())
+	return nil
+}
+
+// checks are those of the rooms behind the doors.
+func (h *House) checks() []check.Check {
+	// of makes a check of what a house answers: this one, and one that is made for a moment and broken.
+	of := func(id, says string, every, valid time.Duration, run func(ctx context.Context, h *House) check.Observation, damage func(ctx context.Context, h *House) error) check.Check {
+		return check.Check{ID: id, Says: says, Version: 1, Every: every, Valid: valid,
+			Run:      func(ctx context.Context) check.Observation { return run(ctx, h) },
+			Sabotage: func(ctx context.Context) check.Observation { return inScratch(ctx, damage, run) },
+		}
+	}
+	sql := func(statements ...string) func(ctx context.Context, h *House) error {
+		return func(ctx context.Context, h *House) error {
+			return h.DB.Update(ctx, func(tx *db.Tx) error {
+				for _, s := range statements {
+					if _, err := tx.Exec(ctx, s); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+		}
+	}
+	return []check.Check{
+		of("audit-trail-consistent", "The two newest checkpoints are signed, and the older log is the beginning of the newer.", 10*time.Minute, time.Hour,
+			func(ctx context.Context, h *House) check.Observation { return h.Trail.CheckConsistency(ctx) },
+			sql(`UPDATE log_checkpoint SET root = 'AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=' WHERE size = (SELECT MAX(size) FROM log_checkpoint)`)),
+		of("audit-inclusion", "Events taken at random are in the signed log as their rows stand.", 10*time.Minute, time.Hour,
+			func(ctx context.Context, h *House) check.Observation { return h.Trail.CheckInclusion(ctx) },
+			sql(`UPDATE event SET actor_id = 'somebody else'`)),
+		of("audit-events-sequenced", "Every event has its place in the log within seconds.", 5*time.Minute, time.Hour,
+			func(ctx context.Context, h *House) check.Observation { return h.Trail.CheckSequenced(ctx) },
+			sql(`DELETE FROM event_leaf WHERE idx = 0`)),
+		of("keys-within-schedule", "No key that seals is older than its schedule allows.", time.Hour, 3*time.Hour,
+			func(ctx context.Context, h *House) check.Observation { return h.Ring.CheckSchedule(ctx) },
+			sql(`UPDATE service_key SET made_at = 0`)),
+		of("keys-root-answers", "The root key opens the active key-encryption key.", 10*time.Minute, time.Hour,
+			func(ctx context.Context, h *House) check.Observation { return h.Ring.CheckRoot(ctx) },
+			sql(`UPDATE kek_wrap SET wrapped = zeroblob(60)`)),
+		of("vault-canary-opens", "A value that is sealed as customers' are opens.", 10*time.Minute, time.Hour,
+			func(ctx context.Context, h *House) check.Observation { return h.Vault.CheckCanary(ctx) },
+			func(ctx context.Context, h *House) error {
+				if _, err := h.Vault.Canary(ctx); err != nil {
+					return err
+				}
+				return h.DB.Update(ctx, func(tx *db.Tx) error {
+					var sealed []byte
+					if err := tx.QueryRow(ctx, `SELECT sealed FROM canary WHERE one = $1`, 1).Scan(&sealed); err != nil {
+						return err
+					}
+					sealed[len(sealed)-1] ^= 1
+					_, err := tx.Exec(ctx, `UPDATE canary SET sealed = $1 WHERE one = $2`, sealed, 1)
+					return err
+				})
+			}),
+		of("storage-no-plaintext", "No stored byte of a sealed value is readable.", 6*time.Hour, 24*time.Hour, storage,
+			func(ctx context.Context, h *House) error {
+				plain, err := h.Vault.Canary(ctx)
+				if err != nil {
+					return err
+				}
+				return os.WriteFile(filepath.Join(h.Config.Data, "leak.tmp"), plain, 0o600)
+			}),
+		{
+			ID: "environment-apart", Version: 1, Every: time.Hour, Valid: 3 * time.Hour,
+			Says: "The database and the keys are refused under the name of another environment.",
+			Run: func(ctx context.Context) check.Observation {
+				return h.apart(ctx, otherEnvironment(h.Config.Environment))
+			},
+			Sabotage: func(ctx context.Context) check.Observation { return h.apart(ctx, h.Config.Environment) },
+		},
+	}
+}
+
+// inScratch makes an installation in a folder that is thrown away, damages it, and runs a check on it.
+func inScratch(ctx context.Context, damage func(context.Context, *House) error, run func(context.Context, *House) check.Observation) (seen check.Observation) {
+	broken := func(err error) check.Observation {
+		return check.Undecided("", "The scratch copy could not be made: %v", err)
+	}
+	dir, err := os.MkdirTemp("", "strongroom-sabotage-*")
+	if err != nil {
+		return broken(err)
+	}
+	defer os.RemoveAll(dir)
+	c := config.ForDev(dir)
+	if err := errors.Join(c.Resolve(), Init(ctx, c)); err != nil {
+		return broken(err)
+	}
+	by := actor.OfSystem("sabotage")
+	h, err := openHouse(ctx, c, by, slog.New(slog.DiscardHandler))
+	if err != nil {
+		return broken(err)
+	}
+	defer h.Close()
+	for range 2 { // two checkpoints
+		if _, err := h.Ring.List(ctx, by); err != nil {
+			return broken(err)
+		}
+		if err := h.settle(ctx); err != nil {
+			return broken(err)
+		}
+	}
+	if seen := run(ctx, h); seen.Outcome != check.Holds {
+		return check.Undecided(seen.Exercised, "The scratch copy does not hold before it is broken: %s", seen.Detail)
+	}
+	if err := damage(ctx, h); err != nil {
+		return broken(err)
+	}
+	return run(ctx, h)
+}
+
+// storage searches what is stored for the plaintext of the canary.
+func storage(ctx context.Context, h *House) check.Observation {
+	did := "searched every file of the data folder for the plaintext of a sealed value, and measured the entropy of database pages"
+	plain, err := h.Vault.Canary(ctx)
+	if err != nil {
+		return check.Undecided(did, "The canary could not be read: %v", err)
+	}
+	if h.DB.Engine() == db.PostgreSQL {
+		return storedRows(ctx, h, plain)
+	}
+	var total int64
+	least := 8.0
+	err = filepath.WalkDir(h.Config.Data, func(path string, e fs.DirEntry, err error) error {
+		if err != nil || !e.Type().IsRegular() {
+			return err
+		}
+		found, n, entropy, err := search(ctx, path, plain, filepath.Base(path) == databaseFile)
+		total += n
+		least = min(least, entropy)
+		if found {
+			return fmt.Errorf("%w in %s", errPlaintext, e.Name())
+		}
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // it was put away meanwhile
+		}
+		return err
+	})
+	switch {
+	case errors.Is(err, errPlaintext):
+		return check.Failed(did, "The plaintext was found: %v", err)
+	case err != nil:
+		return check.Undecided(did, "The files could not be read: %v", err)
+	case least < leastEntropy:
+		return check.Failed(did, "A page of the database has an entropy of %.2f bits a byte: it is not encrypted.", least)
+	}
+	return check.Held(did, "It was not found in %d bytes.", total).With("bytes", total).With("least_entropy_bits", math.Round(least*100)/100)
+}
+
+var errPlaintext = errors.New("plaintext")
+
+const (
+	pageSize = 4096
+	// leastEntropy is less than what 4096 random bytes ever show, and more than any page of plaintext.
+	leastEntropy = 7.85
+)
+
+// search looks for the needle in a file, and measures the entropy of its pages, in bits a byte, when asked to.
+func search(ctx context.Context, path string, needle []byte, pages bool) (found bool, n int64, least float64, err error) {
+	least = 8
+	f, err := os.Open(path)
+	if err != nil {
+		return false, 0, least, err
+	}
+	defer f.Close()
+	buffer := make([]byte, 0, 1<<20+len(needle))
+	chunk := make([]byte, 1<<20)
+	for ctx.Err() == nil {
+		read, err := io.ReadFull(f, chunk)
+		n += int64(read)
+		buffer = append(buffer, chunk[:read]...)
+		if bytes.Contains(buffer, needle) {
+			return true, n, least, nil
+		}
+		if pages {
+			for p := 0; p+pageSize <= read; p += 64 * pageSize {
+				least = min(least, entropy(chunk[p:p+pageSize]))
+			}
+		}
+		if err == io.EOF || err == io.ErrUnexpectedEOF {
+			return false, n, least, nil
+		}
+		if err != nil {
+			return false, n, least, err
+		}
+		buffer = append(buffer[:0], buffer[len(buffer)-len(needle):]...)
+	}
+	return false, n, least, ctx.Err()
+}
+
+// entropy is Shannon's, in bits a byte.
+func entropy(b []byte) (bits float64) {
+	var counts [256]int
+	for _, c := range b {
+		counts[c]++
+	}
+	for _, n := range counts {
+		if n > 0 {
+			p := float64(n) / float64(len(b))
+			bits -= p * math.Log2(p)
+		}
+	}
+	return bits
+}
+
+// storedRows searches what PostgreSQL stores: its pages cannot be read from here, the bytes of its rows can.
+func storedRows(ctx context.Context, h *House, plain []byte) check.Observation {
+	did := "searched the newest rows of records, events and the canary, as the database stores them, for the plaintext of a sealed value"
+	n := 0
+	err := h.DB.View(ctx, func(tx *db.Tx) error {
+		for _, query := range []string{
+			`SELECT sealed FROM canary WHERE one = $1`,
+			`SELECT sealed FROM record WHERE version >= $1 ORDER BY updated_at DESC LIMIT 5000`,
+			`SELECT sealed FROM event WHERE version >= $1 AND sealed IS NOT NULL ORDER BY id DESC LIMIT 5000`,
+		} {
+			rows, err := tx.Query(ctx, query, 1)
+			if err != nil {
+				return err
+			}
+			for rows.Next() {
+				var sealed []byte
+				if err := rows.Scan(&sealed); err != nil {
+					return errors.Join(err, rows.Close())
+				}
+				n++
+				if bytes.Contains(sealed, plain) {
+					return errors.Join(errPlaintext, rows.Close())
+				}
+			}
+			if err := errors.Join(rows.Err(), rows.Close()); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	switch {
+	case errors.Is(err, errPlaintext):
+		return check.Failed(did, "The plaintext was found.")
+	case err != nil:
+		return check.Undecided(did, "The rows could not be read: %v", err)
+	}
+	return check.Held(did, "It was not found in %d rows.", n).With("rows", n)
+}
+
+func otherEnvironment(environment string) string {
+	if environment == config.Live {
+		return config.UAT
+	}
+	return config.Live
+}
+
+// apart opens what belongs to this environment under the name of the one given, which has to be refused.
+func (h *House) apart(ctx context.Context, environment string) check.Observation {
+	did := "tried to open the database's key, or the database, as a server of another environment would"
+	if h.Config.Database.URL != "" {
+		url, err := h.Config.PostgresURL()
+		if err != nil {
+			return check.Undecided(did, "The database's address could not be read.")
+		}
+		d, err := db.Open(ctx, db.Options{URL: string(url.Reveal()), Environment: environment})
+		switch {
+		case err == nil:
+			return errorsClosed(did, d.Close())
+		case errors.Is(err, db.ErrEnvironment):
+			return check.Held(did, "It was refused.")
+		}
+		return check.Undecided(did, "The database did not answer: %v", err)
+	}
+	_, err := keyring.OpenFileKey(ctx, h.root, h.manifest(), environment)
+	if err == nil {
+		return errorsClosed(did, nil)
+	}
+	return check.Held(did, "It was refused.")
+}
+
+func errorsClosed(did string, _ error) check.Observation {
+	return check.Failed(did, "It was opened.")
+}
+
+// declared returns the addresses where this server listens.
+func (s *Server) declared() (all []netip.AddrPort) {
+	for _, name := range []string{"app", "service", "admin", "ops"} {
+		all = append(all, s.edge.Addr(name))
+	}
+	return all
+}
+
+// listeners compares the sockets of this process that listen with what was declared.
+func (s *Server) listeners(_ context.Context, declared []netip.AddrPort) check.Observation {
+	did := "read from the kernel which TCP sockets of this process listen"
+	bound, err := boundSockets()
+	if err != nil {
+		return check.Undecided(did, "The kernel does not say: %v", err)
+	}
+	for _, b := range bound {
+		if !slices.ContainsFunc(declared, func(d netip.AddrPort) bool {
+			return d.Port() == b.Port() && (d.Addr().Unmap() == b.Addr().Unmap() || d.Addr().IsUnspecified() && b.Addr().IsUnspecified())
+		}) {
+			return check.Failed(did, "The process listens on %s, which no setting asks for.", b)
+		}
+	}
+	if len(bound) < len(declared) {
+		return check.Failed(did, "The process listens on %d of %d declared addresses.", len(bound), len(declared))
+	}
+	return check.Held(did, "The %d sockets are those that were declared.", len(bound)).With("sockets", len(bound))
+}
+
+// oneMore has this process listen on one more port of this machine for the moment that the check takes.
+func (s *Server) oneMore(ctx context.Context) check.Observation {
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
+	if err != nil {
+		return check.Undecided("", "no scratch listener: %v", err)
+	}
+	defer l.Close()
+	return s.listeners(ctx, s.declared())
+}
+
+// trustPage reads the trust page as anybody would, and compares it with the newest evidence.
+func (s *Server) trustPage(ctx context.Context, base string) check.Observation {
+	did := "read the trust page over TLS, without logging in"
+	if base == "" {
+		return check.Undecided(did, "The app's listener does not serve.")
+	}
+	if err := s.page.Refresh(ctx); err != nil {
+		return check.Undecided(did, "The page could not be made: %v", err)
+	}
+	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{
+		// What the certificate is worth is another check's question.
+		TLSClientConfig: &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS13},
+	}}
+	defer client.CloseIdleConnections()
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, base+assurance.PagePath, nil)
+	if err != nil {
+		return check.Undecided(did, "The address %q is none.", base)
+	}
+	answer, err := client.Do(r)
+	if err != nil {
+		return check.Failed(did, "The page did not come: %v", err)
+	}
+	defer answer.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(answer.Body, 4<<20))
+	if err != nil || answer.StatusCode != http.StatusOK {
+		return check.Failed(did, "The answer was %s.", answer.Status)
+	}
+	if missing := s.page.Missing(body); missing != "" {
+		return check.Failed(did, "The page does not say what the evidence says of %s.", missing)
+	}
+	return check.Held(did, "It came, %d bytes, and says what the evidence says.", len(body)).With("bytes", len(body))
+}

@@ -1,0 +1,253 @@
+package assurance
+
+import (
+	"context"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"strongroom/internal/actor"
+	"strongroom/internal/audit"
+	"strongroom/internal/check"
+	"strongroom/internal/clock"
+	"strongroom/internal/db"
+	"strongroom/internal/db/dbtest"
+	"strongroom/internal/keyring/keyringtest"
+	"strongroom/internal/problem"
+)
+
+var operator = actor.OfSystem("cli:test")
+
+// house is an assurance with two checks of one claim, ENC-1, whose outcomes the test sets.
+type house struct {
+	*Assurance
+	clock    *clock.Manual
+	trail    *audit.Trail
+	outcomes map[string]check.Outcome
+	findings []string
+}
+
+func (h *house) Raise(_ context.Context, kind, subject, _ string) error {
+	h.findings = append(h.findings, kind+" "+subject)
+	return nil
+}
+
+func (h *house) Clear(_ context.Context, kind, subject string) error {
+	h.findings = slices.DeleteFunc(h.findings, func(f string) bool { return f == kind+" "+subject })
+	return nil
+}
+
+func newHouse(t *testing.T, d *db.DB) *house {
+	t.Helper()
+	h := &house{clock: clock.NewManual(time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)),
+		outcomes: map[string]check.Outcome{"storage-no-plaintext": check.Holds, "vault-canary-opens": check.Holds}}
+	h.trail = audit.New(d, keyringtest.Open(t, d), audit.Options{Clock: h.clock})
+	var checks []check.Check
+	for id := range h.outcomes {
+		checks = append(checks, check.Check{ID: id, Says: id + " is so.", Version: 1, Every: time.Hour, Valid: 2 * time.Hour,
+			Run: func(context.Context) check.Observation {
+				if h.outcomes[id] == "panic" {
+					panic("the check is broken")
+				}
+				return check.Observation{Outcome: h.outcomes[id], Detail: "seen", Exercised: "looked"}
+			},
+			Sabotage: func(context.Context) check.Observation { return check.Failed("looked", "broken") },
+		})
+	}
+	var err error
+	h.Assurance, err = New(Options{DB: d, Trail: h.trail, Checks: checks, Rooms: []string{"vault", "edge"}, Findings: h, Clock: h.clock})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return h
+}
+
+func (h *house) state(t *testing.T, claim string) Status {
+	t.Helper()
+	all, err := h.Claims(t.Context(), operator)
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := slices.IndexFunc(all, func(s Status) bool { return s.ID == claim })
+	if i < 0 {
+		t.Fatalf("there is no claim %s", claim)
+	}
+	return all[i]
+}
+
+func TestStates(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		h := newHouse(t, d)
+		run := func(names ...string) {
+			t.Helper()
+			if _, err := h.Run(t.Context(), operator, names, nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+		expect := func(when string, want State) {
+			t.Helper()
+			if got := h.state(t, "ENC-1"); got.State != want {
+				t.Errorf("%s: ENC-1 is %s (%s), not %s", when, got.State, got.Why, want)
+			}
+		}
+		expect("before any check ran", Amber)
+		if got := h.state(t, "KYC-1").State; got != Grey {
+			t.Errorf("a claim of a room that is not there is %s", got)
+		}
+		if got := h.state(t, "DOS-1").State; got != Amber {
+			t.Errorf("a claim that nothing watches is %s", got)
+		}
+		run("storage-no-plaintext")
+		expect("after one of two checks", Amber)
+		run()
+		expect("when all hold", Green)
+		h.outcomes["vault-canary-opens"] = check.Fails
+		run("vault-canary-opens")
+		expect("when one fails", Red)
+		if !slices.Contains(h.findings, "assurance.claim-fails ENC-1") {
+			t.Errorf("findings: %q", h.findings)
+		}
+		h.outcomes["vault-canary-opens"] = check.Unknown
+		run("vault-canary-opens")
+		expect("when one is unknown", Amber)
+		h.outcomes["vault-canary-opens"] = "panic"
+		run("vault-canary-opens")
+		expect("when a check breaks", Amber)
+		h.outcomes["vault-canary-opens"] = check.Holds
+		run()
+		expect("when all hold again", Green)
+		if len(h.findings) > 0 && slices.ContainsFunc(h.findings, func(f string) bool { return strings.HasSuffix(f, " ENC-1") }) {
+			t.Errorf("findings stay: %q", h.findings)
+		}
+		h.clock.Advance(3 * time.Hour)
+		expect("when the evidence has expired", Amber)
+		if err := h.due(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		expect("after the job", Green)
+	})
+}
+
+// Each run is an event with the digest of its evidence; each change of a state is one too.
+func TestEvidenceIsInTheTrail(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		h := newHouse(t, d)
+		evidence, err := h.Run(t.Context(), operator, []string{"vault-canary-opens"}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		stored := h.state(t, "ENC-1")
+		i := slices.IndexFunc(stored.Results, func(r Result) bool { return r.Evidence != nil })
+		if i < 0 || Digest(*stored.Results[i].Evidence) != Digest(evidence[0]) {
+			t.Errorf("what was stored is not what was seen: %+v", stored.Results)
+		}
+		entries, err := h.trail.Tail(t.Context(), operator, "", 1000)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var found, changes bool
+		for _, e := range entries {
+			found = found || e.ID == evidence[0].Event && e.Action == ActionCheck && strings.HasSuffix(e.Resource, Digest(evidence[0])) && e.Reason == "holds"
+			changes = changes || e.Action == ActionState && e.Resource == "claim ENC-1 amber"
+		}
+		if !found || !changes {
+			t.Errorf("events: check %v, state %v", found, changes)
+		}
+	})
+}
+
+func TestRefusals(t *testing.T) {
+	d := dbtest.Open(t, db.SQLite)
+	h := newHouse(t, d)
+	customer := actor.Actor{Kind: actor.Customer, ID: "cus_x"}
+	_, err := h.Run(t.Context(), customer, nil, nil)
+	if p := problem.Of(err); p == nil || p.Slug() != "checks-forbidden" {
+		t.Errorf("a customer runs checks: %v", err)
+	}
+	_, err = h.Claims(t.Context(), customer)
+	if p := problem.Of(err); p == nil || p.Slug() != "claims-forbidden" {
+		t.Errorf("a customer reads evidence: %v", err)
+	}
+	_, err = h.Run(t.Context(), operator, []string{"nothing"}, nil)
+	if p := problem.Of(err); p == nil || p.Slug() != "check-not-found" {
+		t.Errorf("a check that is not there: %v", err)
+	}
+	whole := h.o.Checks[0]
+	for _, broken := range []check.Check{{}, {ID: "x", Run: whole.Run, Every: 1, Valid: 1}, {ID: "x", Run: whole.Run, Sabotage: whole.Sabotage, Every: 2, Valid: 1}} {
+		if _, err := New(Options{DB: d, Trail: h.trail, Checks: []check.Check{broken}}); err == nil {
+			t.Errorf("%+v was taken", broken)
+		}
+	}
+}
+
+func TestPage(t *testing.T) {
+	d := dbtest.Open(t, db.SQLite)
+	h := newHouse(t, d)
+	page, err := h.NewPage(PageOptions{Name: "Ada <Bank>", Contact: "mailto:security@ada.example", Detail: map[string]Detail{"ENC-2": ShowNothing, "ENC-1": ShowFigures}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	mux := http.NewServeMux()
+	page.Register(mux)
+	get := func(path, tag string) *httptest.ResponseRecorder {
+		r := httptest.NewRequest(http.MethodGet, path, nil)
+		r.Header.Set("If-None-Match", tag)
+		w := httptest.NewRecorder()
+		mux.ServeHTTP(w, r)
+		return w
+	}
+	if w := get("/trust", ""); w.Code != http.StatusServiceUnavailable {
+		t.Errorf("before it is made: %d", w.Code)
+	}
+	if _, err := h.Run(t.Context(), operator, nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := page.Refresh(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	w := get("/trust", "")
+	for _, want := range []string{"Ada &lt;Bank&gt;", "Customers&#39; data are encrypted", "vault-canary-opens is so. seen", "Not part of this system", "mailto:security@ada.example"} {
+		if !strings.Contains(w.Body.String(), want) {
+			t.Errorf("the page does not say %q", want)
+		}
+	}
+	for _, never := range []string{"<script", "style=", "evt_", "Ada <Bank>"} {
+		if strings.Contains(w.Body.String(), never) {
+			t.Errorf("the page says %q", never)
+		}
+	}
+	if again := get("/trust", w.Header().Get("ETag")); again.Code != http.StatusNotModified || again.Body.Len() > 0 {
+		t.Errorf("asked again: %d", again.Code)
+	}
+	if page.Missing(w.Body.Bytes()) != "" || page.Missing([]byte("<html></html>")) == "" {
+		t.Error("Missing does not tell the page from another")
+	}
+	text := get("/.well-known/security.txt", "").Body.String()
+	if !strings.Contains(text, "Contact: mailto:security@ada.example\n") || !strings.Contains(text, "Expires: 2026-07-02T00:00:00Z\n") {
+		t.Errorf("security.txt: %q", text)
+	}
+	if feed := get("/trust/changes.json", "").Body.String(); !strings.Contains(feed, "ENC-1: Holds") || strings.Contains(feed, "ENC-2") {
+		t.Errorf("the feed: %.300s", feed)
+	}
+}
+
+// The page is served from memory: the baseline answers with as many bytes.
+func BenchmarkPage(b *testing.B) {
+	page := &Page{css: []byte("x")}
+	body := []byte(strings.Repeat("x", 11_000))
+	page.current.Store(&rendered{html: body, htmlTag: tag(body)})
+	mux := http.NewServeMux()
+	page.Register(mux)
+	static := http.NewServeMux()
+	static.HandleFunc("GET /trust", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(body) })
+	for name, handler := range map[string]http.Handler{"page": mux, "static": static} {
+		b.Run(name, func(b *testing.B) {
+			for b.Loop() {
+				handler.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "/trust", nil))
+			}
+		})
+	}
+}

@@ -1,0 +1,156 @@
+package audit
+
+import (
+	"context"
+	"math/rand/v2"
+	"time"
+
+	"golang.org/x/mod/sumdb/tlog"
+
+	"strongroom/internal/check"
+	"strongroom/internal/clock"
+	"strongroom/internal/db"
+)
+
+const (
+	// sampled is how many events CheckInclusion looks at.
+	sampled = 20
+	// longestWait is for how long an event may wait for its place in the log.
+	longestWait = 30 * time.Second
+)
+
+// CheckConsistency holds the two newest checkpoints against each other and against their signatures: the
+// older log must be the beginning of the newer.
+func (t *Trail) CheckConsistency(ctx context.Context) check.Observation {
+	return t.onceBegun(ctx, t.checkConsistency)
+}
+
+// onceBegun gives a log that has just begun its next checkpoint when the check finds nothing to look at.
+func (t *Trail) onceBegun(ctx context.Context, look func(ctx context.Context) check.Observation) check.Observation {
+	seen := look(ctx)
+	if seen.Outcome != check.Unknown {
+		return seen
+	}
+	if _, err := t.Sequence(ctx); err != nil {
+		return seen
+	}
+	return look(ctx)
+}
+
+func (t *Trail) checkConsistency(ctx context.Context) check.Observation {
+	did := "verified the signatures of the two newest checkpoints and the consistency proof between them (RFC 6962 section 2.1.2)"
+	seen := check.Undecided(did, "There are no two checkpoints yet.")
+	err := t.db.View(ctx, func(tx *db.Tx) error {
+		var sizes []int64
+		rows, err := tx.Query(ctx, `SELECT size FROM log_checkpoint WHERE size > $1 ORDER BY size DESC LIMIT 2`, 0)
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		for rows.Next() {
+			var n int64
+			if err := rows.Scan(&n); err != nil {
+				return err
+			}
+			sizes = append(sizes, n)
+		}
+		if err := rows.Err(); err != nil || len(sizes) < 2 {
+			return err
+		}
+		list, err := selectCheckpoints(ctx, tx, sizes[1]-1, sizes[0])
+		if err != nil || len(list) < 2 {
+			return err
+		}
+		older, newer := t.checkCheckpoint(list[0]), t.checkCheckpoint(list[len(list)-1])
+		for _, c := range []checkedCheckpoint{older, newer} {
+			if c.err != nil {
+				seen = check.Failed(did, "A checkpoint is not as it was signed: %v", c.err)
+				return nil
+			}
+		}
+		proof, err := tlog.ProveTree(newer.tree.N, older.tree.N, tlog.TileHashReader(newer.tree, tileReader{ctx, tx}))
+		if err == nil {
+			err = tlog.CheckTree(proof, newer.tree.N, newer.tree.Hash, older.tree.N, older.tree.Hash)
+		}
+		if err != nil {
+			seen = check.Failed(did, "The log of %d events is not the beginning of the log of %d: %v", older.tree.N, newer.tree.N, err)
+			return nil
+		}
+		seen = check.Held(did, "The log of %d events is the beginning of the log of %d.", older.tree.N, newer.tree.N).With("events", newer.tree.N)
+		return nil
+	})
+	if err != nil {
+		return check.Undecided(did, "The database did not answer: %v", err)
+	}
+	return seen
+}
+
+// CheckInclusion takes events at random and proves from the database that each is in the signed log.
+func (t *Trail) CheckInclusion(ctx context.Context) check.Observation {
+	return t.onceBegun(ctx, t.checkInclusion)
+}
+
+func (t *Trail) checkInclusion(ctx context.Context) check.Observation {
+	did := "took events at random, recomputed their leaves from their rows, and checked their inclusion proofs against the signed checkpoint"
+	var ids []string
+	err := t.db.View(ctx, func(tx *db.Tx) error {
+		h, err := selectHead(ctx, tx)
+		if err != nil || h.size == 0 {
+			return err
+		}
+		for range sampled {
+			var id string
+			if err := tx.QueryRow(ctx, `SELECT event_id FROM event_leaf WHERE idx >= $1 ORDER BY idx LIMIT 1`, rand.Int64N(h.size)).Scan(&id); err != nil {
+				return err
+			}
+			ids = append(ids, id)
+		}
+		return nil
+	})
+	if err != nil {
+		return check.Undecided(did, "The events could not be read: %v", err)
+	}
+	if len(ids) == 0 {
+		return check.Undecided(did, "The log is empty.")
+	}
+	for _, id := range ids {
+		proof, err := t.prove(ctx, id)
+		if err == nil {
+			_, err = proof.Check(t.keys.CheckpointVerifiers())
+		}
+		if err != nil {
+			return check.Failed(did, "The event %s is not in the log as it stands in the database: %v", id, err)
+		}
+	}
+	return check.Held(did, "%d of %d events are in the log.", len(ids), len(ids)).With("sample", len(ids))
+}
+
+// CheckSequenced sees that no event waits long for its place, and that the log has as many as places.
+func (t *Trail) CheckSequenced(ctx context.Context) check.Observation {
+	did := "looked for events that wait for their place in the log, and counted places"
+	var oldest, waiting, places, size int64
+	err := t.db.View(ctx, func(tx *db.Tx) error {
+		err := tx.QueryRow(ctx, `
+			SELECT COUNT(*), COALESCE(MIN(e.made_at), 0) FROM event_pending p JOIN event e ON e.id = p.event_id
+			WHERE e.made_at >= $1`, 0).Scan(&waiting, &oldest)
+		if err != nil {
+			return err
+		}
+		h, err := selectHead(ctx, tx)
+		if err != nil {
+			return err
+		}
+		size = h.size
+		return tx.QueryRow(ctx, `SELECT COUNT(*) FROM event_leaf WHERE idx >= $1`, 0).Scan(&places)
+	})
+	if err != nil {
+		return check.Undecided(did, "The database did not answer: %v", err)
+	}
+	if places < size {
+		return check.Failed(did, "The log has %d events and %d places: some were taken away.", size, places)
+	}
+	if waited := t.clock.Now().Sub(clock.FromMicros(oldest)); waiting > 0 && waited > longestWait {
+		return check.Failed(did, "An event waits for its place for %s.", waited.Round(time.Second)).With("waiting", waiting)
+	}
+	return check.Held(did, "All events are in the log but %d of the last seconds.", waiting).With("events", size).With("waiting", waiting)
+}
