@@ -321,7 +321,7 @@ func (k *Keyring) openNamed(name string, rows []serviceRow) (*Named, error) {
 		v := NamedVersion{Version: r.version, State: r.state, MadeAt: clock.FromMicros(r.madeAt)}
 		switch n.algorithm {
 		case NamedMAC:
-			n.key.macs = append(n.key.macs, macKey{r.version, material})
+			n.key.macs = append(n.key.macs, macKey{r.version, r.state, material})
 		case NamedSigning:
 			private := ed25519.NewKeyFromSeed(material)
 			clear(material)
