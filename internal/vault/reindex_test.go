@@ -505,12 +505,7 @@ func TestDamagedRecordsKeepTheirIndex(t *testing.T) {
 func TestReindexProperties(t *testing.T) {
 	d, root := dbtest.Open(t, db.SQLite), keyringtest.Root(t)
 	p := newReplica(t, d, root, 20) // a record a step
-	if checks := flag.Lookup("rapid.checks"); checks.Value.String() == checks.DefValue {
-		if err := checks.Value.Set("10"); err != nil { // each takes some hundred transactions
-			t.Fatal(err)
-		}
-		defer func() { _ = checks.Value.Set(checks.DefValue) }()
-	}
+	few(t, "10") // each takes some hundred transactions
 	rapid.Check(t, func(r *rapid.T) {
 		ctx := context.Background()
 		owners := []actor.Actor{p.person(t), p.person(t)}
@@ -581,6 +576,17 @@ func TestReindexProperties(t *testing.T) {
 			}
 		}
 	})
+}
+
+// few has rapid check less often for the rest of the test, unless it is told how often.
+func few(t *testing.T, n string) {
+	t.Helper()
+	if checks := flag.Lookup("rapid.checks"); checks.Value.String() == checks.DefValue {
+		if err := checks.Value.Set(n); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = checks.Value.Set(checks.DefValue) })
+	}
 }
 
 // BenchmarkLookupDuringRotation looks up beside the same at rest: with one version of the key, with two
