@@ -115,6 +115,14 @@ func newKeysCompromised() *cobra.Command {
 				if err := o.CompromiseService(cmd.Context(), args[0], version); err != nil {
 					return err
 				}
+				if args[0] == keyring.KeyBlindIndex {
+					fmt.Fprintf(cmd.ErrOrStderr(), "blind-index key %d is marked compromised; every index is made anew; destroy it when nothing needs it: strongroom keys destroy blind-index %d\n", version, version)
+					r, err := o.Rotation(cmd.Context())
+					if err != nil || r.Key != keyring.KeyBlindIndex || !r.Ended.IsZero() {
+						return err
+					}
+					return follow(cmd, o, watch, asJSON, progressUnit(r))
+				}
 				_, err := fmt.Fprintf(cmd.OutOrStdout(), "✓ %s key %d is marked compromised and makes nothing more; destroy it when nothing needs it: strongroom keys destroy %s %d\n",
 					args[0], version, args[0], version)
 				return err

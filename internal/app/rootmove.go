@@ -15,6 +15,7 @@ import (
 	"strongroom/internal/identity"
 	"strongroom/internal/keyring"
 	"strongroom/internal/once"
+	"strongroom/internal/vault"
 )
 
 // What a command may ask of the move of the root key.
@@ -95,7 +96,7 @@ func AcceptStates(ctx context.Context, c config.Config, log *slog.Logger) error 
 // keyNeeded asks every room that keeps what a service key made.
 func keyNeeded(ctx context.Context, tx *db.Tx, name string, version uint32) (string, error) {
 	for _, ask := range []func(context.Context, *db.Tx, string, uint32) (string, error){
-		audit.KeyNeeded, identity.KeyNeeded, once.KeyNeeded,
+		audit.KeyNeeded, identity.KeyNeeded, once.KeyNeeded, vault.KeyNeeded,
 	} {
 		if by, err := ask(ctx, tx, name, version); err != nil || by != "" {
 			return by, err
@@ -105,6 +106,7 @@ func keyNeeded(ctx context.Context, tx *db.Tx, name string, version uint32) (str
 }
 
 func (o operator) CompromiseService(ctx context.Context, name string, version uint32) error {
+	defer o.house.Jobs.Wake(keyring.JobRotation)
 	return o.house.Ring.CompromiseService(ctx, o.by, name, version)
 }
 

@@ -9,7 +9,7 @@ import (
 )
 
 // KeyNeeded says what in the trail needs a version of a key, or "": every event needs the key of its MAC
-// for as long as it is kept, and one that is sealed under nobody's key needs that.
+// for as long as it is kept, and one that is sealed under nobody's key needs that, as a saved search does.
 func KeyNeeded(ctx context.Context, tx *db.Tx, name string, version uint32) (by string, err error) {
 	var n int64
 	switch name {
@@ -19,8 +19,15 @@ func KeyNeeded(ctx context.Context, tx *db.Tx, name string, version uint32) (by 
 		err = tx.QueryRow(ctx, `SELECT COUNT(*) FROM event WHERE sealed_under = $1 AND substr(sealed, 2, 4) = $2`,
 			underService, binary.BigEndian.AppendUint32(nil, version)).Scan(&n)
 	}
+	if err != nil || n > 0 {
+		return fmt.Sprintf("%d events of the trail", n), err
+	}
+	if name == sealingKey {
+		err = tx.QueryRow(ctx, `SELECT COUNT(*) FROM saved_search WHERE substr(sealed, 2, 4) = $1`,
+			binary.BigEndian.AppendUint32(nil, version)).Scan(&n)
+	}
 	if err != nil || n == 0 {
 		return "", err
 	}
-	return fmt.Sprintf("%d events of the trail", n), nil
+	return fmt.Sprintf("%d saved searches", n), nil
 }

@@ -35,6 +35,9 @@ func (e Eraser) EraseCustomer(ctx context.Context, tx *db.Tx, c customer.ID) (ma
 		deleted[kind] += n
 		return err
 	}
+	if err := i.catchUp(ctx, tx); err != nil {
+		return nil, err
+	}
 	index, number, exists, err := i.accountOf(ctx, tx, c)
 	if err != nil {
 		return nil, err

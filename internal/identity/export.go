@@ -64,6 +64,9 @@ func (e Eraser) ExportCustomer(ctx context.Context, tx *db.Tx, c customer.ID) (a
 		return nil, err
 	}
 	for _, d := range devices {
+		if ring, err = e.room.Keys.Holding(ctx, tx, c, ring, d.name); err != nil {
+			return nil, err
+		}
 		name, err := ring.Open(place("device", c, d.id), d.name)
 		if err != nil {
 			return nil, fmt.Errorf("identity: the name of device %s: %w", d.id, err)

@@ -150,12 +150,29 @@ func (k *Keyring) IndexesToWrite(field string, value []byte) []Blind {
 
 // written returns how many of the versions, of which the active one comes first and then the newest, are
 // written. While a rotation to the version indexing goes on, the second is either that one, published, or
-// the one that was active before it.
+// the one that was active before it. Compromised ones may have been given up before every row stood under
+// them: then rows may stand under none but the newest that is not.
 func written(versions []macKey, indexing uint32) int {
 	if indexing == 0 {
 		return 1
 	}
-	return min(2, len(versions))
+	n := 2
+	if versions[0].version == indexing { // active
+		for n <= len(versions) && versions[n-1].state == compromised {
+			n++
+		}
+	}
+	return min(n, len(versions))
+}
+
+// before returns the newest version of the blind-index key that is there and is older.
+func (k *Keyring) before(version uint32) (older uint32) {
+	for _, key := range k.service(KeyBlindIndex, hmacSHA256).macs {
+		if key.version < version {
+			older = max(older, key.version)
+		}
+	}
+	return older
 }
 
 // reindex does the next step of a rotation of the blind-index key whose new version is active.
@@ -268,7 +285,7 @@ func (k *Keyring) retireIndex(ctx context.Context, lease jobs.Lease, row rotatio
 		if err := k.changed(ctx, tx); err != nil {
 			return err
 		}
-		return k.event(ctx, tx, byRotation, "", ActionServiceRetire, serviceResource(row.Key, row.Version-1))
+		return k.event(ctx, tx, byRotation, "", ActionServiceRetire, serviceResource(row.Key, k.before(row.Version)))
 	})
 	if err != nil {
 		return err

@@ -95,6 +95,12 @@ func (c *namedCache) put(key *Named, until time.Time) {
 	c.keys[key.name] = namedEntry{key, until}
 }
 
+func (c *namedCache) clear() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.keys = nil
+}
+
 func (c *namedCache) forget(name string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -109,7 +115,11 @@ func (k *Keyring) CreateNamed(ctx context.Context, tx *db.Tx, by actor.Actor, na
 	if algorithm != NamedSealing && algorithm != NamedMAC && algorithm != NamedSigning {
 		return fmt.Errorf("keyring: there is no key for %q", algorithm)
 	}
-	err := k.insertNamed(ctx, tx, name, algorithm, 1)
+	set, err := k.current(ctx, tx)
+	if err != nil {
+		return err
+	}
+	err = k.insertNamed(ctx, tx, set.kek, name, algorithm, 1)
 	if errors.Is(err, errMoved) {
 		return problem.New(problem.Conflict, "key-exists", "There is a key with this name already.")
 	}
@@ -133,12 +143,16 @@ func (k *Keyring) RotateNamed(ctx context.Context, tx *db.Tx, by actor.Actor, na
 		return 0, errNoNamed
 	}
 	newest := rows[len(rows)-1]
+	set, err := k.current(ctx, tx) // before anything is changed: it holds states against what was sealed
+	if err != nil {
+		return 0, err
+	}
 	if _, err := tx.Exec(ctx, `UPDATE service_key SET state = $1 WHERE name = $2 AND version = $3 AND state = $4`,
 		retired, namedPrefix+name, newest.version, active); err != nil {
 		return 0, err
 	}
 	version := newest.version + 1
-	if err := k.insertNamed(ctx, tx, name, newest.algorithm, version); err != nil {
+	if err := k.insertNamed(ctx, tx, set.kek, name, newest.algorithm, version); err != nil {
 		return 0, err
 	}
 	if err := k.changed(ctx, tx); err != nil {
@@ -164,6 +178,9 @@ func (k *Keyring) DestroyNamed(ctx context.Context, tx *db.Tx, by actor.Actor, n
 		destroyed, rows[i]); err != nil {
 		return err
 	}
+	if err := k.changed(ctx, tx); err != nil {
+		return err
+	}
 	tx.AfterCommit(func() { k.named.forget(name) })
 	return k.event(ctx, tx, by, "", ActionNamedDestroy, fmt.Sprintf("named key %s/%d", name, version))
 }
@@ -185,6 +202,9 @@ func (k *Keyring) CompromiseNamed(ctx context.Context, tx *db.Tx, by actor.Actor
 		rows[i].state = retired
 	}
 	if err := setNamed(ctx, tx, `UPDATE service_key SET state = $1 WHERE name = $2 AND version = $3 AND state = $4`, compromised, rows[i]); err != nil {
+		return 0, err
+	}
+	if err := k.changed(ctx, tx); err != nil {
 		return 0, err
 	}
 	tx.AfterCommit(func() { k.named.forget(name) })
@@ -214,10 +234,10 @@ func setNamed(ctx context.Context, tx *db.Tx, update, state string, r serviceRow
 	return err
 }
 
-func (k *Keyring) insertNamed(ctx context.Context, tx *db.Tx, name, algorithm string, version uint32) error {
+// insertNamed takes a KEK that is active as tx sees it: a retired one never wraps again; see CreateCustomer.
+func (k *Keyring) insertNamed(ctx context.Context, tx *db.Tx, kek *seal.Ring, name, algorithm string, version uint32) error {
 	material := newMaterial()
 	defer clear(material)
-	kek := k.keys.Load().kek
 	return insertServiceKey(ctx, tx, serviceRow{
 		name: namedPrefix + name, version: version, kekVersion: kek.Version(), algorithm: algorithm, state: active,
 		wrapped: kek.Seal(servicePlace(namedPrefix+name, algorithm, version), material), madeAt: clock.Micros(k.clock.Now()),
@@ -321,7 +341,7 @@ func (k *Keyring) openNamed(name string, rows []serviceRow) (*Named, error) {
 		v := NamedVersion{Version: r.version, State: r.state, MadeAt: clock.FromMicros(r.madeAt)}
 		switch n.algorithm {
 		case NamedMAC:
-			n.key.macs = append(n.key.macs, macKey{r.version, material})
+			n.key.macs = append(n.key.macs, macKey{r.version, r.state, material})
 		case NamedSigning:
 			private := ed25519.NewKeyFromSeed(material)
 			clear(material)

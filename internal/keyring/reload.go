@@ -138,6 +138,7 @@ func (k *Keyring) tend(ctx context.Context) error {
 func (k *Keyring) hold(set *keySet) {
 	k.keys.Store(set)
 	k.cache.clear() // a version of a customer's key may have been marked compromised
+	k.named.clear() // or one of a named key, or destroyed
 	k.metrics.exposed.Set(float64(set.compromised))
 }
 

@@ -63,6 +63,7 @@ type serviceKey struct {
 
 type macKey struct {
 	version  uint32
+	state    string
 	material []byte
 }
 
@@ -127,7 +128,7 @@ func (k *Keyring) openService(kek *seal.Ring, d serviceDefinition, rows []servic
 		if len(material) != seal.KeySize {
 			return nil, fmt.Errorf("%w: version %d has the wrong length", ErrDamaged, r.version)
 		}
-		versions = append(versions, macKey{r.version, material})
+		versions = append(versions, macKey{r.version, r.state, material})
 	}
 	i, err := activeOf(states)
 	if err != nil {

@@ -17,14 +17,11 @@ const (
 	ActionServiceDestroy    = "keyring.service-key.destroy"
 )
 
-// definitionOf returns the definition of a service key that can be rotated.
+// definitionOf returns the definition of a service key.
 func definitionOf(name string) (serviceDefinition, error) {
 	i := slices.IndexFunc(serviceDefinitions, func(d serviceDefinition) bool { return d.name == name })
 	if i < 0 {
 		return serviceDefinition{}, errNoKey
-	}
-	if !slices.Contains(rotatable, name) {
-		return serviceDefinition{}, problem.New(problem.Conflict, "key-not-rotatable", "The key %q cannot be rotated in this version.", name)
 	}
 	return serviceDefinitions[i], nil
 }
@@ -47,12 +44,15 @@ func versionsOf(ctx context.Context, tx *db.Tx, name string, version uint32) ([]
 // is the active one, another takes its place in the same transaction, without waiting for the other
 // servers: for as long as they take to notice, some seconds, what the new one made is unknown to them. A
 // version that is only published is destroyed. What a compromised version made still opens and verifies,
-// until it is destroyed. It fails with the problem "key-not-found" when there is no such version, and with
-// "key-not-rotatable" for a key that no other can take the place of.
+// until it is destroyed. A version of the blind-index key leaves a rotation behind, which makes every index
+// anew: see compromiseIndex. It fails with the problem "key-not-found" when there is no such version.
 func (k *Keyring) CompromiseService(ctx context.Context, by actor.Actor, name string, version uint32) error {
 	d, err := definitionOf(name)
 	if err != nil {
 		return err
+	}
+	if name == KeyBlindIndex {
+		return k.compromiseIndex(ctx, by, d, version)
 	}
 	err = k.db.Update(ctx, func(tx *db.Tx) error {
 		set, err := k.current(ctx, tx)

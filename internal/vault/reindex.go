@@ -181,7 +181,7 @@ func (x recordIndex) renew(ctx context.Context, tx *db.Tx, to uint32, of indexRo
 		}
 		failed := unopened
 		if failed == nil {
-			if failed, err = renewField(ctx, tx, x.v.keys, newest, values, to); err != nil {
+			if failed, err = renewField(ctx, tx, x.v.keys, rows, values, to); err != nil {
 				return err
 			}
 		}
@@ -227,7 +227,9 @@ func (v *Vault) ringOf(ctx context.Context, tx *db.Tx, owner customer.ID, sealed
 	return ring, nil, err
 }
 
-func renewField(ctx context.Context, tx *db.Tx, keys *keyring.Keyring, row indexRow, values []value, to uint32) (failed, err error) {
+// renewField gives a field an index under the version, beside rows, which it has under older ones.
+func renewField(ctx context.Context, tx *db.Tx, keys *keyring.Keyring, rows []indexRow, values []value, to uint32) (failed, err error) {
+	row := rows[len(rows)-1]
 	i := slices.IndexFunc(values, func(x value) bool { return x.name == row.field })
 	if i < 0 {
 		return errOtherValue, nil
@@ -237,8 +239,20 @@ func renewField(ctx context.Context, tx *db.Tx, keys *keyring.Keyring, row index
 	if !ok {
 		return nil, fmt.Errorf("vault: version %d of the blind-index key is not here", to)
 	}
-	if !row.IsOneOf(blinds) {
+	// One is enough: a version that was given up before it was active is destroyed, and has left rows.
+	i = slices.IndexFunc(rows, func(r indexRow) bool { return r.IsOneOf(blinds) })
+	if i < 0 {
 		return errOtherValue, nil
+	}
+	// Locked, so that a declaration that makes the field unique or not, and does not lock the record,
+	// waits for this row, or is waited for.
+	row = rows[i]
+	err = tx.QueryRow(ctx, `
+		UPDATE record_index SET sole = sole
+		WHERE collection = $1 AND field = $2 AND key_version = $3 AND blind = $4 AND customer_id = $5 AND key = $6 RETURNING sole`,
+		row.ref.Collection, row.field, row.Version, row.Value, string(row.owner), row.ref.Key).Scan(&row.sole)
+	if err != nil {
+		return nil, err
 	}
 	n, err := tx.Exec(ctx, `
 		INSERT INTO record_index (collection, field, key_version, blind, customer_id, key, sole)
@@ -435,7 +449,11 @@ func (externalNames) page(ctx context.Context, tx *db.Tx, to uint32, after strin
 func (x externalNames) Renew(ctx context.Context, tx *db.Tx, to uint32, after string, limit int) (did keyring.Renewed, err error) {
 	all, next, err := x.page(ctx, tx, to, after, limit, false)
 	did.Next = next
+	added := make(map[customer.ID]bool) // one who has a row under several older versions
 	for _, r := range all {
+		if added[r.customer] {
+			continue
+		}
 		// Locked, so that an erasure waits and then sees both rows.
 		err := tx.QueryRow(ctx, `UPDATE external_ref SET sealed = sealed WHERE key_version = $1 AND blind = $2 RETURNING sealed`,
 			r.Version, r.Value).Scan(&r.sealed)
@@ -453,6 +471,7 @@ func (x externalNames) Renew(ctx context.Context, tx *db.Tx, to uint32, after st
 			did.Failed = append(did.Failed, fmt.Errorf("the external name of %s: %w", r.customer, failed))
 			continue
 		}
+		added[r.customer] = true
 		did.Done++
 	}
 	return did, err

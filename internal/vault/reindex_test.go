@@ -343,6 +343,15 @@ func TestUniqueOverTwoVersions(t *testing.T) {
 				}
 			}
 		}
+		compromise := func(version uint32) {
+			t.Helper()
+			if err := p.keys.CompromiseService(ctx, operator, keyring.KeyBlindIndex, version); err != nil {
+				t.Fatal(err)
+			}
+			if r, err := p.keys.Rotation(ctx); err != nil || r.Phase != keyring.PhaseResealing || r.Version != version+1 || r.Reason != "compromised" {
+				t.Errorf("%+v, %v", r, err)
+			}
+		}
 		step("at rest", 0)
 		// Before each change processes are opened that do not hear of it.
 		changes := []struct {
@@ -378,6 +387,29 @@ func TestUniqueOverTwoVersions(t *testing.T) {
 					t.Fatal(err)
 				}
 				p.finish(t)
+			}},
+			{"the active version is known", func() { compromise(3) }},
+			{"half re-indexed, and the new one is known too", func() {
+				p.limit(2)
+				_ = p.job(ctx)
+				compromise(4)
+			}},
+			{"done again", func() { p.finish(t) }},
+			{"published again", func() {
+				if _, err := p.keys.Rotate(ctx, operator, keyring.KeyBlindIndex); err != nil {
+					t.Fatal(err)
+				}
+			}},
+			{"known before it is active", func() { compromise(6) }},
+			{"done at last", func() {
+				if r := p.finish(t); r.Failed > 0 {
+					t.Errorf("%+v", r)
+				}
+				for _, index := range p.vault.Indexes() {
+					if got := versions(t, d, index); len(got) > 0 && (len(got) != 1 || got[7] == 0) {
+						t.Errorf("%s has rows of versions %v", index.Name(), got)
+					}
+				}
 			}},
 		}
 		for i, c := range changes {
@@ -473,12 +505,7 @@ func TestDamagedRecordsKeepTheirIndex(t *testing.T) {
 func TestReindexProperties(t *testing.T) {
 	d, root := dbtest.Open(t, db.SQLite), keyringtest.Root(t)
 	p := newReplica(t, d, root, 20) // a record a step
-	if checks := flag.Lookup("rapid.checks"); checks.Value.String() == checks.DefValue {
-		if err := checks.Value.Set("10"); err != nil { // each takes some hundred transactions
-			t.Fatal(err)
-		}
-		defer func() { _ = checks.Value.Set(checks.DefValue) }()
-	}
+	few(t, "10") // each takes some hundred transactions
 	rapid.Check(t, func(r *rapid.T) {
 		ctx := context.Background()
 		owners := []actor.Actor{p.person(t), p.person(t)}
@@ -549,6 +576,17 @@ func TestReindexProperties(t *testing.T) {
 			}
 		}
 	})
+}
+
+// few has rapid check less often for the rest of the test, unless it is told how often.
+func few(t *testing.T, n string) {
+	t.Helper()
+	if checks := flag.Lookup("rapid.checks"); checks.Value.String() == checks.DefValue {
+		if err := checks.Value.Set(n); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = checks.Value.Set(checks.DefValue) })
+	}
 }
 
 // BenchmarkLookupDuringRotation looks up beside the same at rest: with one version of the key, with two
