@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"time"
 
+	"golang.org/x/mod/sumdb/note"
+
 	"strongroom/internal/actor"
 	"strongroom/internal/audit"
 	"strongroom/internal/config"
@@ -29,7 +31,24 @@ type LogOperator interface {
 }
 
 func (o operator) Prove(ctx context.Context, event string) (audit.Proof, error) {
-	return o.house.Trail.Prove(ctx, o.by, event)
+	p, err := o.house.Trail.Prove(ctx, o.by, event)
+	if err != nil {
+		return audit.Proof{}, err
+	}
+	keys, err := o.LogKeys(ctx)
+	if err != nil {
+		return audit.Proof{}, err
+	}
+	for _, key := range keys {
+		v, err := audit.NewVerifier(key)
+		if err != nil {
+			return audit.Proof{}, err
+		}
+		if _, err := p.Check(note.VerifierList(v)); err == nil {
+			p.Key = key
+		}
+	}
+	return p, nil
 }
 
 func (o operator) VerifyNew(ctx context.Context, progress func(done, total int64)) (audit.Report, error) {

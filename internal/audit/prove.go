@@ -29,6 +29,9 @@ type Proof struct {
 	Index      int64       `json:"index"`      // its place in the log, from 0
 	Hashes     []tlog.Hash `json:"hashes"`     // from the leaf's neighbour upwards, in base64
 	Checkpoint string      `json:"checkpoint"` // a signed note (C2SP tlog-checkpoint)
+	// Key is the verifier key of the log, as the proof itself names it: anybody can write a proof with a key of
+	// their own. Whoever relies on it has to know the key from elsewhere.
+	Key string `json:"key,omitempty"`
 }
 
 // Proved is what a proof says of the event.
