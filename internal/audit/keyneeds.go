@@ -19,8 +19,22 @@ func KeyNeeded(ctx context.Context, tx *db.Tx, name string, version uint32) (by 
 		err = tx.QueryRow(ctx, `SELECT COUNT(*) FROM event WHERE sealed_under = $1 AND substr(sealed, 2, 4) = $2`,
 			underService, binary.BigEndian.AppendUint32(nil, version)).Scan(&n)
 	}
-	if err != nil || n == 0 {
+	if err != nil {
 		return "", err
+	}
+	var archived int64
+	switch name {
+	case macKey:
+		err = tx.QueryRow(ctx, `SELECT COUNT(*) FROM audit_archive WHERE mac_version = $1`, version).Scan(&archived)
+	case sealingKey:
+		err = tx.QueryRow(ctx, `SELECT COUNT(*) FROM audit_archive WHERE removed_at = 0 AND (key_version = $1
+			OR past <= (SELECT COALESCE(max(past), 0) FROM audit_archive_key WHERE customer_id = '' AND version = $1))`, version).Scan(&archived)
+	}
+	if err != nil || n+archived == 0 {
+		return "", err
+	}
+	if n == 0 {
+		return fmt.Sprintf("%d archived objects of the trail", archived), nil
 	}
 	return fmt.Sprintf("%d events of the trail", n), nil
 }
