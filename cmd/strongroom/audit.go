@@ -38,7 +38,7 @@ func (s *settings) operator(cmd *cobra.Command) (app.Operator, error) {
 
 func newAuditVerify() *cobra.Command {
 	var s settings
-	var asJSON, onlyNew bool
+	var asJSON, onlyNew, withArchive bool
 	cmd := &cobra.Command{
 		Use:   "verify",
 		Short: "Recompute the whole trail and name every event that was altered, dropped, inserted or reordered",
@@ -46,7 +46,10 @@ func newAuditVerify() *cobra.Command {
 database, and compares. Exit code %d when the trail does not hold.
 
 With --new it begins where the last verification on this data folder has found nothing, and looks only at what
-was added since: run it often, and without --new now and then, since older events may be altered too.`, exitFindings),
+was added since: run it often, and without --new now and then, since older events may be altered too.
+
+Events that were moved to the archive are verified by their hashes, which stay in the database; with --archive they
+are read from the archive as well, each of them.`, exitFindings),
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			o, err := s.operator(cmd)
@@ -59,6 +62,9 @@ was added since: run it often, and without --new now and then, since older event
 			verify := o.Verify
 			if onlyNew {
 				verify = o.VerifyNew
+			}
+			if withArchive {
+				verify = o.VerifyArchive
 			}
 			report, err := verify(cmd.Context(), bar.update)
 			bar.clear()
@@ -80,6 +86,8 @@ was added since: run it often, and without --new now and then, since older event
 	s.place(cmd)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print the report as JSON")
 	cmd.Flags().BoolVar(&onlyNew, "new", false, "verify only what was added since the last verification")
+	cmd.Flags().BoolVar(&withArchive, "archive", false, "read the archived events too")
+	cmd.MarkFlagsMutuallyExclusive("new", "archive")
 	return cmd
 }
 
@@ -104,6 +112,9 @@ func printReport(w io.Writer, r audit.Report, took time.Duration) error {
 	if r.From > 0 {
 		fmt.Fprintf(out, "  new, verified now\t%d; the %d before were verified earlier\n", r.Events-r.From, r.From)
 	}
+	if r.Archived > 0 {
+		fmt.Fprintf(out, "  archived\t%d; %s\n", r.Archived, archiveNote(r))
+	}
 	if r.Pending > 0 {
 		fmt.Fprintf(out, "  waiting for the next checkpoint\t%d\n", r.Pending)
 	}
@@ -118,6 +129,17 @@ func printReport(w io.Writer, r audit.Report, took time.Duration) error {
 	}
 	fmt.Fprintf(out, "  took\t%v\n", took.Round(time.Millisecond))
 	return out.Flush()
+}
+
+// archiveNote says how far archived events were verified.
+func archiveNote(r audit.Report) string {
+	switch {
+	case r.ArchiveRead == 0:
+		return "verified by their hashes alone: --archive reads them"
+	case r.ArchiveRead < r.Archived:
+		return fmt.Sprintf("%d were read from the archive, the others verified by their hashes alone", r.ArchiveRead)
+	}
+	return "all were read from the archive"
 }
 
 func newAuditTail() *cobra.Command {

@@ -52,12 +52,13 @@ func newAuditCheckProof() *cobra.Command {
 	var quorum int
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use:   "check-proof FILE --key KEY",
+		Use:   "check-proof FILE [--key KEY]",
 		Short: "Check a proof, without an installation and without a network",
 		Long: fmt.Sprintf(`Checks that the log whose verifier key you trust has signed the proof's checkpoint, and that the event leads to
 its root. "strongroom audit key" prints the key; have it from the installation's operator, not from whoever
-gave you the proof. With --witness it also takes the cosignatures of so many of these witnesses as --quorum
-says. FILE may be - for standard input.
+gave you the proof. Without --key the key is taken that the proof itself names, and printed: that shows that the
+proof fits together, and whose it is only once you have compared the key. With --witness it also takes the
+cosignatures of so many of these witnesses as --quorum says. FILE may be - for standard input.
 
 Exit code 0: the proof holds. %d: it does not. 1: it could not be checked.`, exitFindings),
 		Args: cobra.ExactArgs(1),
@@ -83,6 +84,18 @@ Exit code 0: the proof holds. %d: it does not. 1: it could not be checked.`, exi
 			var said audit.Proved
 			var seenBy []string
 			p, err := audit.ParseProof(text)
+			named := "" // the key that only the proof vouches for
+			if err == nil && len(trusted) == 0 {
+				if named = p.Key; named == "" {
+					return errors.New("the proof does not name the log's key: give it with --key")
+				}
+				v, bad := audit.NewVerifier(named)
+				if bad != nil {
+					err = fmt.Errorf("%w: the key that it names: %w", audit.ErrProof, bad)
+				} else {
+					trusted = append(trusted, v)
+				}
+			}
 			if err == nil {
 				said, err = p.Check(note.VerifierList(trusted...))
 			}
@@ -99,18 +112,29 @@ Exit code 0: the proof holds. %d: it does not. 1: it could not be checked.`, exi
 			case err != nil:
 				return err
 			case asJSON:
-				return printJSON(cmd.OutOrStdout(), said)
+				return printJSON(cmd.OutOrStdout(), checked{said, seenBy, p.Key, named == ""})
 			}
-			return printProved(cmd.OutOrStdout(), said, seenBy)
+			if err := printProved(cmd.OutOrStdout(), said, seenBy); err != nil || named == "" {
+				return err
+			}
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "! the key is the one that the proof names itself; it is worth nothing until you have compared it:\n  %s\n", printable(named))
+			return err
 		},
 	}
 	f := cmd.Flags()
-	f.StringArrayVar(&keys, "key", nil, "verifier key of the log; once for each version that may have signed")
+	f.StringArrayVar(&keys, "key", nil, "verifier key of the log, once for each version that may have signed (default: what the proof names)")
 	f.StringArrayVar(&witnesses, "witness", nil, "verifier key of a witness; may be repeated")
 	f.IntVar(&quorum, "quorum", 0, "how many of the witnesses must have cosigned (default all)")
 	f.BoolVar(&asJSON, "json", false, "print what the proof says as JSON")
-	_ = cmd.MarkFlagRequired("key")
 	return cmd
+}
+
+// checked is what check-proof prints as JSON. Pinned says that --key was given, and holds.
+type checked struct {
+	audit.Proved
+	Witnesses []string `json:"Witnesses,omitempty"`
+	Key       string   `json:"Key,omitempty"`
+	Pinned    bool
 }
 
 // verifierList reads the verifier keys of a flag, which may hold several, separated by white space.

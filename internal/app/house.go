@@ -72,8 +72,9 @@ type House struct {
 	log  *slog.Logger
 	// accept takes the states of keys as they are; see keyring.Options.AcceptStates.
 	accept  bool
-	lock    *os.File    // of the data folder, while a server runs on it
-	closers []io.Closer // of the sinks
+	lock    *os.File       // of the data folder, while a server runs on it
+	closers []io.Closer    // of the sinks and the archive
+	archive *audit.Archive // nil without one
 }
 
 // openHouse opens what Init has made, in the name of the actor.
@@ -130,6 +131,9 @@ func (h *House) open(ctx context.Context, by actor.Actor, create bool) error {
 	holder := id.New("run")
 	h.Jobs = jobs.New(h.DB, jobs.Options{Holder: holder, Clock: clock.System, Log: h.log, Metrics: h.Metrics})
 	if err := h.openTrail(ctx, by, holder, create); err != nil {
+		return err
+	}
+	if err := h.openArchive(); err != nil {
 		return err
 	}
 	h.Jobs.Add(h.Trail.Watch())

@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"time"
 
+	"golang.org/x/mod/sumdb/note"
+
 	"strongroom/internal/actor"
 	"strongroom/internal/audit"
 	"strongroom/internal/config"
@@ -20,6 +22,8 @@ type LogOperator interface {
 	Prove(ctx context.Context, event string) (audit.Proof, error)
 	// VerifyNew verifies what was added since the last verification; see audit.Trail.VerifyNew.
 	VerifyNew(ctx context.Context, progress func(done, total int64)) (audit.Report, error)
+	// VerifyArchive verifies all, and reads the archive too; see audit.Trail.VerifyArchive.
+	VerifyArchive(ctx context.Context, progress func(done, total int64)) (audit.Report, error)
 	// AcceptRestore declares that a backup was put back on purpose; see audit.Trail.AcceptRestore.
 	AcceptRestore(ctx context.Context, checkpoint string) (audit.Accepted, error)
 	// LogKeys returns the verifier keys of the log, oldest first.
@@ -29,7 +33,24 @@ type LogOperator interface {
 }
 
 func (o operator) Prove(ctx context.Context, event string) (audit.Proof, error) {
-	return o.house.Trail.Prove(ctx, o.by, event)
+	p, err := o.house.Trail.Prove(ctx, o.by, event)
+	if err != nil {
+		return audit.Proof{}, err
+	}
+	keys, err := o.LogKeys(ctx)
+	if err != nil {
+		return audit.Proof{}, err
+	}
+	for _, key := range keys {
+		v, err := audit.NewVerifier(key)
+		if err != nil {
+			return audit.Proof{}, err
+		}
+		if _, err := p.Check(note.VerifierList(v)); err == nil {
+			p.Key = key
+		}
+	}
+	return p, nil
 }
 
 func (o operator) VerifyNew(ctx context.Context, progress func(done, total int64)) (audit.Report, error) {
@@ -77,6 +98,7 @@ func (c *control) logRoutes(mux *http.ServeMux) {
 	mux.HandleFunc("POST /trail/verify-new", func(w http.ResponseWriter, r *http.Request) {
 		c.verifying(w, r, c.by(r).VerifyNew)
 	})
+	c.archiveRoutes(mux)
 	mux.HandleFunc("POST /trail/accept-restore", command(c, func(ctx context.Context, o operator, checkpoint string) (audit.Accepted, error) {
 		return o.AcceptRestore(ctx, checkpoint)
 	}))

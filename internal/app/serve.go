@@ -88,6 +88,9 @@ func Serve(ctx context.Context, c config.Config, o Options) (_ *Server, err erro
 	if err := house.openSinks(ctx, actor.OfSystem("server"), o.Version, s.house.Findings); err != nil {
 		return nil, err
 	}
+	if err := house.startArchive(ctx, actor.OfSystem("server")); err != nil {
+		return nil, err
+	}
 	if err := s.doors(c, o, appHandler, serviceHandler); err != nil {
 		return nil, err
 	}

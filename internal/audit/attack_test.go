@@ -30,11 +30,11 @@ import (
 // The tests of this file are attacks by whoever can write to the database and holds no key.
 
 // connected returns a house as a process has it, whose trail records what the keyring does.
-func connected(t *testing.T, d *db.DB, root keyring.Root, file string, create bool) *house {
+func connected(t *testing.T, d *db.DB, root keyring.Root, file string, accept bool) *house {
 	t.Helper()
 	h := &house{t: t, db: d}
 	var err error
-	h.ring, err = keyring.Open(t.Context(), operator, keyring.Options{DB: d, Root: root, Create: create, Connect: func(k *keyring.Keyring) keyring.Recorder {
+	h.ring, err = keyring.Open(t.Context(), operator, keyring.Options{DB: d, Root: root, Create: true, AcceptStates: accept, Connect: func(k *keyring.Keyring) keyring.Recorder {
 		h.trail = audit.New(d, k, audit.Options{Remember: audit.RememberFile(file)})
 		return func(ctx context.Context, tx *db.Tx, by actor.Actor, c customer.ID, action, resource string) error {
 			return h.trail.Record(ctx, tx, by, audit.Event{Action: action, Resource: resource, Customer: c, Outcome: audit.Granted})
@@ -80,7 +80,7 @@ func wantFinding(t *testing.T, r audit.Report, kind audit.Kind, words string) {
 func TestRewrittenUnderANewCheckpointKey(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		root, file := keyringtest.Root(t), filepath.Join(t.TempDir(), "checkpoint")
-		h := connected(t, d, root, file, true)
+		h := connected(t, d, root, file, false)
 		h.ada = h.newCustomer()
 		h.by = actor.Actor{Kind: actor.Customer, ID: string(h.ada), Address: address}
 		h.record(50)
@@ -96,7 +96,7 @@ func TestRewrittenUnderANewCheckpointKey(t *testing.T) {
 		if _, err := keyring.Open(t.Context(), operator, keyring.Options{DB: d, Root: root}); !errors.Is(err, keyring.ErrDamaged) {
 			t.Errorf("started without a checkpoint key: %v", err)
 		}
-		// Even if a new one were made:
+		// Even if a new one were made, and somebody took the tables of keys as they are:
 		h = connected(t, d, root, file, true)
 		for range 2 {
 			if n, err := h.trail.Sequence(t.Context()); !errors.Is(err, audit.ErrRolledBack) || n != 0 {

@@ -167,6 +167,7 @@ type Trail struct {
 	born time.Time // by clock
 
 	sequencer sequencer
+	archive   atomic.Pointer[Archive] // nil without one
 }
 
 // New returns the trail in d. It does not touch the database.

@@ -3,6 +3,8 @@ package audit
 import (
 	"context"
 	"encoding/binary"
+	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -83,9 +85,22 @@ func (t *Trail) export(ctx context.Context, q ExportQuery, take func([]Entry) er
 		since = clock.Micros(q.Since)
 	}
 	var entries []Entry
+	archivedTo := int64(0) // the events before it were taken from the archive, or deleted there
 	for after := ""; ; {
 		var last string
+		var list []archived
 		err := t.db.View(ctx, func(tx *db.Tx) error {
+			var err error
+			var bad []int64
+			if list, bad, err = t.selectRanges(ctx, tx); err != nil {
+				return err
+			}
+			if len(bad) > 0 {
+				return fmt.Errorf("%w (the row of audit_archive for the events from index %d on)", errTampered, bad[0])
+			}
+			if endOf(list) > archivedTo {
+				return nil // those first
+			}
 			found, err := selectSpan(ctx, tx, after, since, clock.Micros(q.Until), q.Customer, exportPage)
 			if err != nil {
 				return err
@@ -94,9 +109,17 @@ func (t *Trail) export(ctx context.Context, q ExportQuery, take func([]Entry) er
 			if len(found) > 0 {
 				last = found[len(found)-1].event
 			}
+			// What is archived may still be in the database as well.
+			found = slices.DeleteFunc(found, func(p placed) bool { return p.index >= 0 && p.index < archivedTo })
 			entries, err = t.showAll(ctx, tx, found, entries, q.Reveal)
 			return err
 		})
+		if err == nil && endOf(list) > archivedTo {
+			if err = t.exportArchive(ctx, list, archivedTo, after, q, take); err == nil {
+				archivedTo = endOf(list)
+				continue
+			}
+		}
 		if err != nil || last == "" {
 			return err
 		}

@@ -31,7 +31,7 @@ type verified struct {
 // server has seen has to be in it. What was done to older events meanwhile, only Verify finds. Without
 // anything remembered, or when the log does not continue it, all is verified.
 func (t *Trail) VerifyNew(ctx context.Context, by actor.Actor, progress func(done, total int64)) (Report, error) {
-	return t.verify(ctx, by, progress, true)
+	return t.verify(ctx, by, progress, verifyMode{onlyNew: true})
 }
 
 // resume has v begin where the last verification ended. Whatever does not fit is left to a full

@@ -1,9 +1,12 @@
 package audit
 
 import (
+	"crypto/sha256"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"math"
+	"strings"
 
 	"github.com/transparency-dev/formats/proof"
 	"golang.org/x/mod/sumdb/note"
@@ -15,9 +18,10 @@ import (
 // maxProof bounds the text of a proof: a leaf, 63 hashes and a checkpoint with its cosignatures.
 const maxProof = 256 << 10
 
-// Text returns the proof in the form of C2SP tlog-proof, whose extra data is the leaf.
+// Text returns the proof in the form of C2SP tlog-proof, whose extra data is the leaf. Key, when it is set,
+// stands among the signatures.
 func (p Proof) Text() []byte {
-	t := proof.TLogProof{Index: uint64(p.Index), Checkpoint: []byte(p.Checkpoint), ExtraData: []byte(p.Leaf)}
+	t := proof.TLogProof{Index: uint64(p.Index), Checkpoint: []byte(p.Checkpoint + keyLine(p.Key)), ExtraData: []byte(p.Leaf)}
 	for _, h := range p.Hashes {
 		t.Hashes = append(t.Hashes, h)
 	}
@@ -39,11 +43,46 @@ func ParseProof(text []byte) (Proof, error) {
 	if len(t.ExtraData) == 0 {
 		return Proof{}, fmt.Errorf("%w: it does not bring its leaf along as extra data", ErrProof)
 	}
-	p := Proof{Leaf: string(t.ExtraData), Index: int64(t.Index), Checkpoint: string(t.Checkpoint)}
+	p := Proof{Leaf: string(t.ExtraData), Index: int64(t.Index)}
+	p.Checkpoint, p.Key = cutKeyLine(string(t.Checkpoint))
 	for _, h := range t.Hashes {
 		p.Hashes = append(p.Hashes, tlog.Hash(h))
 	}
 	return p, nil
+}
+
+// keyLineName is the name of the line among a checkpoint's signatures that says which verifier key the log
+// has. It is no signature: to whoever knows it not, it is one of an unknown key, which C2SP signed-note has
+// them pass over. What follows the four bytes of its hash is the verifier key.
+const keyLineName = "strongroom.verifier-key"
+
+// keyLineHash stands where a signature has the hash of its key.
+var keyLineHash = sha256.Sum256([]byte(keyLineName + "\n\xff"))
+
+// keyLine returns the line that names the verifier key; empty without one.
+func keyLine(key string) string {
+	if key == "" {
+		return ""
+	}
+	return "— " + keyLineName + " " + base64.StdEncoding.EncodeToString(append(keyLineHash[:4:4], key...)) + "\n"
+}
+
+// cutKeyLine takes the line that names the verifier key off the end of a checkpoint.
+func cutKeyLine(checkpoint string) (rest, key string) {
+	at := strings.LastIndex(strings.TrimSuffix(checkpoint, "\n"), "\n") + 1
+	text, ok := strings.CutPrefix(checkpoint[at:], "— "+keyLineName+" ")
+	if !ok {
+		return checkpoint, ""
+	}
+	b, err := base64.StdEncoding.DecodeString(strings.TrimSuffix(text, "\n"))
+	if err != nil || len(b) < 4 || [4]byte(b) != [4]byte(keyLineHash[:4]) {
+		return checkpoint, ""
+	}
+	// Only what Text writes is taken off.
+	if key = string(b[4:]); keyLine(key) != checkpoint[at:] {
+		return checkpoint, ""
+	}
+	return checkpoint[:at], key
 }
 
 // NewVerifier returns the verifier of a key in the form of a C2SP signed-note verifier key, by the byte

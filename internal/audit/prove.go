@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"encoding/json"
@@ -29,6 +30,9 @@ type Proof struct {
 	Index      int64       `json:"index"`      // its place in the log, from 0
 	Hashes     []tlog.Hash `json:"hashes"`     // from the leaf's neighbour upwards, in base64
 	Checkpoint string      `json:"checkpoint"` // a signed note (C2SP tlog-checkpoint)
+	// Key is the verifier key of the log, as the proof itself names it: anybody can write a proof with a key of
+	// their own. Whoever relies on it has to know the key from elsewhere.
+	Key string `json:"key,omitempty"`
 }
 
 // Proved is what a proof says of the event.
@@ -102,7 +106,20 @@ func (t *Trail) Prove(ctx context.Context, by actor.Actor, event string) (Proof,
 // errNotPlaced means that the event has no place in the log yet.
 var errNotPlaced = errors.New("audit: the event has no place in the log yet")
 
-func (t *Trail) prove(ctx context.Context, event string) (proof Proof, err error) {
+func (t *Trail) prove(ctx context.Context, event string) (Proof, error) {
+	proof, err := t.proveFrom(ctx, event, nil)
+	if !problem.Is(err, "event-not-found") {
+		return proof, err
+	}
+	p, found, failed := t.inArchive(ctx, event)
+	if failed != nil || !found {
+		return Proof{}, cmp.Or(failed, err)
+	}
+	return t.proveFrom(ctx, event, &p)
+}
+
+// proveFrom proves the event that is given, or the one in the database.
+func (t *Trail) proveFrom(ctx context.Context, event string, archived *placed) (proof Proof, err error) {
 	err = t.db.View(ctx, func(tx *db.Tx) error {
 		h, err := selectHead(ctx, tx)
 		if errors.Is(err, sql.ErrNoRows) {
@@ -116,6 +133,9 @@ func (t *Trail) prove(ctx context.Context, event string) (proof Proof, err error
 			return err
 		}
 		p, found, err := selectOne(ctx, tx, event)
+		if archived != nil {
+			p, found = *archived, true
+		}
 		switch {
 		case err != nil:
 			return err
@@ -160,6 +180,28 @@ func (t *Trail) prove(ctx context.Context, event string) (proof Proof, err error
 	return proof, err
 }
 
+// leafText is a leaf as appendLeaf writes it.
+type leafText struct {
+	V     int64  `json:"v"`
+	ID    string `json:"id"`
+	Time  int64  `json:"time"`
+	Actor struct {
+		Kind    actor.Kind `json:"kind"`
+		ID      string     `json:"id"`
+		Device  string     `json:"device"`
+		Session string     `json:"session"`
+	} `json:"actor"`
+	Action      string      `json:"action"`
+	Resource    string      `json:"resource"`
+	Customer    customer.ID `json:"customer"`
+	Outcome     Outcome     `json:"outcome"`
+	Reason      string      `json:"reason"`
+	Transaction string      `json:"transaction"`
+	Request     string      `json:"request"`
+	SealedUnder string      `json:"sealed_under"`
+	Commitment  string      `json:"commitment"`
+}
+
 // selectOne returns an event with its place.
 func selectOne(ctx context.Context, tx *db.Tx, event string) (p placed, found bool, err error) {
 	list, err := queryPlaced(ctx, tx, nil, `
@@ -187,22 +229,7 @@ func (p Proof) Check(known note.Verifiers) (Proved, error) {
 		return Proved{}, fmt.Errorf("%w: the leaf does not lead to the checkpoint's root", ErrProof)
 	}
 	// The leaf is in a tree that Strongroom signed, so it is one that Strongroom wrote.
-	var leaf struct {
-		V     int64  `json:"v"`
-		ID    string `json:"id"`
-		Time  int64  `json:"time"`
-		Actor struct {
-			Kind    actor.Kind `json:"kind"`
-			ID      string     `json:"id"`
-			Device  string     `json:"device"`
-			Session string     `json:"session"`
-		} `json:"actor"`
-		Action   string      `json:"action"`
-		Resource string      `json:"resource"`
-		Customer customer.ID `json:"customer"`
-		Outcome  Outcome     `json:"outcome"`
-		Reason   string      `json:"reason"`
-	}
+	var leaf leafText
 	if err := json.Unmarshal([]byte(p.Leaf), &leaf); err != nil || leaf.V != leafVersion {
 		return Proved{}, fmt.Errorf("%w: the leaf has an unknown form", ErrProof)
 	}

@@ -237,10 +237,10 @@ func queryCheckpoints(ctx context.Context, tx *db.Tx, query string, args ...any)
 }
 
 // countPlaces returns how many places the log has at most: one more than the largest index that is
-// possible with so many rows, gaps included.
-func countPlaces(ctx context.Context, tx *db.Tx) (n int64, err error) {
-	err = tx.QueryRow(ctx, `SELECT COALESCE(max(idx) + 1, 0) FROM event_leaf
-		WHERE idx >= 0 AND idx < (SELECT 2 * count(*) + 1024 FROM event_leaf)`).Scan(&n)
+// possible with so many rows, gaps included, behind those that are archived.
+func countPlaces(ctx context.Context, tx *db.Tx, archived int64) (n int64, err error) {
+	err = tx.QueryRow(ctx, `SELECT COALESCE(max(idx) + 1, $1) FROM event_leaf
+		WHERE idx >= 0 AND idx < (SELECT $1 + 2 * count(*) + 1024 FROM event_leaf)`, archived).Scan(&n)
 	return n, err
 }
 
@@ -373,12 +373,15 @@ func moveToLog(ctx context.Context, tx *db.Tx, first int64, events []placed) (bo
 }
 
 // NeedsKey reports whether the personal part of an event of c is sealed under the version of their data
-// key. It walks through the trail.
+// key, also in the archive. It walks through the trail.
 func (t *Trail) NeedsKey(ctx context.Context, tx *db.Tx, c customer.ID, version uint32) (bool, error) {
 	var n int64
 	err := tx.QueryRow(ctx, `
 		SELECT COUNT(*) FROM (
 			SELECT 1 FROM event WHERE customer_id = $1 AND sealed_under = $2 AND substr(sealed, 1, 5) = $3 LIMIT 1) AS one`,
 		string(c), underCustomer, seal.Header(version)).Scan(&n)
+	if err == nil && n == 0 {
+		err = tx.QueryRow(ctx, `SELECT COUNT(*) FROM audit_archive_key WHERE customer_id = $1 AND customer_id <> '' AND version = $2`, string(c), version).Scan(&n)
+	}
 	return n > 0, err
 }

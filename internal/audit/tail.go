@@ -120,13 +120,7 @@ func mayInspect(by actor.Actor) *problem.Problem {
 
 // show returns p as it is shown; without rings, its personal part is left out.
 func (t *Trail) show(ctx context.Context, tx *db.Tx, p *placed, rings rings) (Entry, error) {
-	e := Entry{
-		ID: shown(p.id), Index: p.index, Time: clock.FromMicros(p.madeAt), Action: shown(p.action), Resource: shown(p.resource),
-		Customer: customer.ID(shown(p.customer)), Outcome: Outcome(shown(p.outcome)), Reason: shown(p.reason),
-		Transaction: shown(p.transaction), Request: shown(p.request),
-	}
-	e.Actor.Kind, e.Actor.ID = actor.Kind(shown(p.actorKind)), shown(p.actorID)
-	e.Actor.Device, e.Actor.Session = shown(p.device), shown(p.session)
+	e := entryOf(p)
 	if p.version != leafVersion || t.authentic(&p.row, p.appendLeaf(nil)) != nil {
 		e.Outcome = Unverified
 		if p.madeAt < 0 || p.madeAt > maxTime {
@@ -134,6 +128,28 @@ func (t *Trail) show(ctx context.Context, tx *db.Tx, p *placed, rings rings) (En
 		}
 		return e, nil
 	}
+	return t.showPersonal(ctx, tx, p, e, rings)
+}
+
+// entryOf returns p as it is shown, without its personal part.
+func entryOf(p *placed) Entry {
+	e := Entry{
+		ID: shown(p.id), Index: p.index, Time: clock.FromMicros(p.madeAt), Action: shown(p.action), Resource: shown(p.resource),
+		Customer: customer.ID(shown(p.customer)), Outcome: Outcome(shown(p.outcome)), Reason: shown(p.reason),
+		Transaction: shown(p.transaction), Request: shown(p.request),
+	}
+	e.Actor.Kind, e.Actor.ID = actor.Kind(shown(p.actorKind)), shown(p.actorID)
+	e.Actor.Device, e.Actor.Session = shown(p.device), shown(p.session)
+	return e
+}
+
+// showGenuine is show of an event that is known to be the one of the log.
+func (t *Trail) showGenuine(ctx context.Context, tx *db.Tx, p *placed, rings rings) (Entry, error) {
+	return t.showPersonal(ctx, tx, p, entryOf(p), rings)
+}
+
+// showPersonal adds the personal part to what is shown of p.
+func (t *Trail) showPersonal(ctx context.Context, tx *db.Tx, p *placed, e Entry, rings rings) (Entry, error) {
 	if p.sealedUnder == underNothing || rings == nil {
 		return e, nil
 	}

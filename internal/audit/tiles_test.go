@@ -207,6 +207,7 @@ func TestForeignClientsReadTheLog(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		p.Key = "example.com/log+3fc2f8a4+AbKKlZQ0oL7Q7N9vXVt4r4p0z0v8m1c9b8s2hQ2y3m4c"
 		var foreign tdproof.TLogProof
 		if err := foreign.Unmarshal(p.Text()); err != nil || foreign.Index != 1234 {
 			t.Fatalf("%v %+v", err, foreign)
@@ -225,6 +226,9 @@ func TestForeignClientsReadTheLog(t *testing.T) {
 		ours, err := audit.ParseProof(p.Text())
 		if err != nil {
 			t.Fatal(err)
+		}
+		if ours.Key != p.Key || ours.Checkpoint != p.Checkpoint {
+			t.Errorf("%+v", ours)
 		}
 		if said, err := ours.Check(note.VerifierList(verifier)); err != nil || said.Index != 1234 {
 			t.Errorf("%+v %v", said, err)
@@ -311,6 +315,7 @@ func TestCheckpointHistory(t *testing.T) {
 
 func FuzzParseProof(f *testing.F) {
 	f.Add([]byte("c2sp.org/tlog-proof@v1\nextra e30=\nindex 7\ngSKyXoYZUgZ6jduWYrkDOARinOMGJveXjgMkBTcdPlQ=\n\nexample.com/log\n9\nsFodV/vSp5O8n9a8QpW6PRY97tfOSW5bsc2Xl/EQi08=\n\n— example.com/log hI2DJw==\n"))
+	f.Add(audit.Proof{Leaf: "{}", Index: 1, Checkpoint: "example.com/log\n9\nsFodV/vSp5O8n9a8QpW6PRY97tfOSW5bsc2Xl/EQi08=\n\n— example.com/log hI2DJw==\n", Key: "a+1+b"}.Text())
 	f.Add([]byte("c2sp.org/tlog-proof@v1\nindex 0\n\n"))
 	f.Add([]byte(""))
 	f.Fuzz(func(t *testing.T, text []byte) {
@@ -322,7 +327,7 @@ func FuzzParseProof(f *testing.F) {
 			return
 		}
 		again, err := audit.ParseProof(p.Text())
-		if err != nil || again.Index != p.Index || again.Leaf != p.Leaf || len(again.Hashes) != len(p.Hashes) {
+		if err != nil || again.Index != p.Index || again.Leaf != p.Leaf || again.Key != p.Key || len(again.Hashes) != len(p.Hashes) {
 			t.Errorf("%v %+v", err, again)
 		}
 		if _, err := p.Check(note.VerifierList()); !errors.Is(err, audit.ErrProof) {

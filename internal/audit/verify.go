@@ -43,12 +43,16 @@ type Finding struct {
 
 // Report is the result of Verify. The trail holds when there are no findings.
 type Report struct {
-	Events     int64     `json:"events"`               // in the log
-	From       int64     `json:"from,omitempty"`       // of Events, those that an earlier verification has found right
-	Pending    int64     `json:"pending"`              // authentic, and waiting for a place in the log
-	Erased     int64     `json:"erased"`               // of Events, those whose personal part is erased
-	Checkpoint string    `json:"checkpoint,omitempty"` // the newest, a signed note
-	Findings   []Finding `json:"findings,omitempty"`   // in no particular order, at most some thousand
+	Events  int64 `json:"events"`         // in the log
+	From    int64 `json:"from,omitempty"` // of Events, those that an earlier verification has found right
+	Pending int64 `json:"pending"`        // authentic, and waiting for a place in the log
+	Erased  int64 `json:"erased"`         // of Events, those whose personal part is erased
+	// Archived is how many of Events are not in the database any more; those were verified by their hashes
+	// alone, but for the ArchiveRead that were read from the archive.
+	Archived    int64     `json:"archived,omitempty"`
+	ArchiveRead int64     `json:"archive_read,omitempty"`
+	Checkpoint  string    `json:"checkpoint,omitempty"` // the newest, a signed note
+	Findings    []Finding `json:"findings,omitempty"`   // in no particular order, at most some thousand
 }
 
 const (
@@ -70,10 +74,16 @@ const (
 // are done. Only the system may verify so far. The verification is itself an event, recorded at its
 // end; its reason is "findings" when there are any.
 func (t *Trail) Verify(ctx context.Context, by actor.Actor, progress func(done, total int64)) (Report, error) {
-	return t.verify(ctx, by, progress, false)
+	return t.verify(ctx, by, progress, verifyMode{})
 }
 
-func (t *Trail) verify(ctx context.Context, by actor.Actor, progress func(done, total int64), onlyNew bool) (Report, error) {
+// verifyMode says what is verified beside what always is, or not.
+type verifyMode struct {
+	onlyNew bool
+	archive bool // read the archive too
+}
+
+func (t *Trail) verify(ctx context.Context, by actor.Actor, progress func(done, total int64), mode verifyMode) (Report, error) {
 	e := Event{Action: ActionVerify, Resource: "trail"}
 	if p := mayInspect(by); p != nil {
 		return Report{}, t.Deny(ctx, by, e, p)
@@ -81,7 +91,10 @@ func (t *Trail) verify(ctx context.Context, by actor.Actor, progress func(done, 
 	if progress == nil {
 		progress = func(int64, int64) {}
 	}
-	v := &verification{Trail: t, progress: progress, onlyNew: onlyNew}
+	if mode.archive && t.archive.Load() == nil {
+		return Report{}, t.Deny(ctx, by, e, errNoArchive)
+	}
+	v := &verification{Trail: t, progress: progress, verifyMode: mode}
 	err := v.run(ctx)
 	e.Outcome, e.Reason = Granted, ""
 	if err != nil {
@@ -107,9 +120,10 @@ type verification struct {
 	*Trail
 	Report
 	progress func(done, total int64)
-	onlyNew  bool
-	from     int64 // the events before it were verified earlier
-	full     int64 // when all were verified last, Unix seconds
+	verifyMode
+	ranges []archived // what was archived at the beginning
+	from   int64      // the events before it were verified earlier
+	full   int64      // when all were verified last, Unix seconds
 
 	accepted  map[uint32]bool  // the signing keys that are the first, or were announced
 	announced map[uint32]int64 // key → where in the log it was announced first
@@ -196,6 +210,11 @@ func (v *verification) run(ctx context.Context) error {
 	if err := v.orphans(ctx); err != nil {
 		return err
 	}
+	if v.verifyMode.archive {
+		if err := v.readArchive(ctx); err != nil {
+			return err
+		}
+	}
 	v.progress(v.size, v.size)
 	return nil
 }
@@ -226,14 +245,18 @@ func (v *verification) begin(ctx context.Context) error {
 	var places int64
 	var above []checkpointRow
 	var strays []placed
+	var badRanges []int64
 	err := v.db.View(ctx, func(tx *db.Tx) (err error) {
+		if v.ranges, badRanges, err = v.selectRanges(ctx, tx); err != nil {
+			return err
+		}
 		v.head, err = selectHead(ctx, tx)
 		if gone = errors.Is(err, sql.ErrNoRows); err != nil && !gone {
 			return err
 		}
 		v.size = v.head.size
 		if tree, err := v.headTree(v.head); err != nil {
-			if places, err = countPlaces(ctx, tx); err != nil {
+			if places, err = countPlaces(ctx, tx, endOf(v.ranges)); err != nil {
 				return err
 			}
 			v.size = min(max(0, v.head.size), places)
@@ -263,6 +286,9 @@ func (v *verification) begin(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	for _, first := range badRanges {
+		v.find(Altered, "", -1, "the row of audit_archive for the events from index %d on was not written by Strongroom, or altered since", first)
+	}
 	if gone {
 		v.find(Dropped, "", -1, "log_head, the head of the log, is missing")
 	} else if v.size != v.head.size {
@@ -291,6 +317,7 @@ type page struct {
 	tiles       map[int64][]byte
 	checkpoints []checkedCheckpoint
 	erased      int64
+	away        int64 // archived
 	announced   map[uint32]int64
 	twice       []placed // rows of which another has the same place or id
 	err         error
@@ -300,6 +327,7 @@ type page struct {
 type leafState struct {
 	event    string // empty when the place is missing
 	there    bool
+	archived bool // and not there for that reason
 	mac      macState
 	hash     tlog.Hash
 	personal personalState
@@ -396,6 +424,9 @@ func (v *verification) read(ctx context.Context, lo, hi int64) *page {
 		if events, err = selectLeaves(ctx, tx, lo, hi); err != nil {
 			return err
 		}
+		if err := v.away(ctx, tx, p, events); err != nil {
+			return err
+		}
 		if checkpoints, err = selectCheckpoints(ctx, tx, lo, hi); err != nil {
 			return err
 		}
@@ -486,6 +517,7 @@ func (v *verification) personal(ctx context.Context, e *placed, known rings) (pe
 // follow takes the next page in order.
 func (v *verification) follow(ctx context.Context, p *page) error {
 	v.Erased += p.erased
+	v.Archived += p.away
 	for key, at := range p.announced {
 		if _, known := v.announced[key]; !known {
 			v.announced[key] = at
@@ -558,7 +590,7 @@ func (v *verification) leaf(index int64, s *leafState, hashes []byte) error {
 	case !has:
 		fromTile = s.hash
 	}
-	if !s.there || fromEvent != fromTile {
+	if !s.there && !s.archived || fromEvent != fromTile {
 		v.open = append(v.open, mismatch{
 			index: index, event: s.event, there: s.there, mac: s.mac, hash: s.hash, tile: stored,
 		})

@@ -210,6 +210,31 @@ type Audit struct {
 	Sources []Source `yaml:"sources"`
 	// Sinks are where the trail is sent to.
 	Sinks []Sink `yaml:"sinks"`
+	// Repository is where events go that are older than Online, and are deleted when they are older than
+	// Archive. Without one they stay in the database.
+	Repository Repository    `yaml:"repository"`
+	Online     time.Duration `yaml:"online"`
+	Archive    time.Duration `yaml:"archive"`
+	// HoldUntil, a day (2006-01-02), stops archiving and deleting until then, for HoldReason.
+	HoldUntil  string `yaml:"hold_until"`
+	HoldReason string `yaml:"hold_reason"`
+}
+
+// Repository is where the archive of the trail is kept; see docs/audit.md.
+type Repository struct {
+	// URL is file:///folder or s3://bucket?region=R; empty: there is none.
+	URL string `yaml:"url"`
+	// AccessKey and SecretKey are the credentials for s3.
+	AccessKey Secret `yaml:"access_key"`
+	SecretKey Secret `yaml:"secret_key"`
+}
+
+// Hold returns until when nothing is archived; the zero time when there is no hold.
+func (a Audit) Hold() (time.Time, error) {
+	if a.HoldUntil == "" {
+		return time.Time{}, nil
+	}
+	return time.Parse(time.DateOnly, a.HoldUntil)
 }
 
 // Source is a service that records events of its own.
@@ -397,7 +422,7 @@ func (c *Config) paths() []*string {
 	list := []*string{
 		&c.Policies, &c.Audit.LocationDatabase, &c.Audit.NetworkDatabase,
 		&c.RootKey.File, &c.RootKey.Passphrase.File, &c.Database.Password.File, &c.SMS.Secret.File,
-		&c.SecondRootKey.File, &c.SecondRootKey.Passphrase.File,
+		&c.SecondRootKey.File, &c.SecondRootKey.Passphrase.File, &c.Audit.Repository.AccessKey.File, &c.Audit.Repository.SecretKey.File,
 		&c.Listeners.App.Certificate, &c.Listeners.App.Key, &c.Listeners.App.BackupKey, &c.Listeners.App.ClientCA,
 		&c.Listeners.Service.Certificate, &c.Listeners.Service.Key, &c.Listeners.Service.BackupKey, &c.Listeners.Service.ClientCA,
 		&c.Listeners.Admin.Certificate, &c.Listeners.Admin.Key, &c.Listeners.Admin.BackupKey, &c.Listeners.Admin.ClientCA,

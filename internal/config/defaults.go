@@ -36,7 +36,7 @@ func Default() Config {
 			StartsPerHour:        60,
 		},
 		SMS:   SMS{Sender: "webhook", NumberHourly: 5, NumberDaily: 10, DailyCap: 10_000},
-		Audit: Audit{ClockSkew: 2 * time.Second},
+		Audit: Audit{ClockSkew: 2 * time.Second, Online: 365 * 24 * time.Hour, Archive: 6 * 365 * 24 * time.Hour},
 		Log:   Log{Level: "info", Format: "json"},
 	}
 }

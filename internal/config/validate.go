@@ -60,6 +60,7 @@ func (c *Config) Validate() error {
 		"log.level", "is not a level", "choose debug, info, warn or error")
 	v.check(c.Log.Format == "json" || c.Log.Format == "text", "log.format", "is not a format", "choose json or text")
 	v.sinks(c.Audit.Sinks)
+	v.archive(c.Audit)
 	return errors.Join(v.errs...)
 }
 

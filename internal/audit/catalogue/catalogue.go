@@ -39,6 +39,9 @@ var All = []Action{
 	{Name: "assurance.claim.state", Does: "a claim changed its state", On: "claim CLAIM STATE", Outcomes: grantedOnly, Class: EntityChange, Activity: 3},
 	{Name: "assurance.claims.read", Does: "claims and their evidence were read", On: "claims", Class: APIActivity, Activity: 2},
 
+	{Name: "audit.archive.hold", Does: "a legal hold stops archiving and deleting", On: "archive until DAY", Seals: []string{"reason"}, Class: EntityChange, Activity: 3},
+	{Name: "audit.archive.remove", Does: "an archived object was deleted because its events outlived their retention", On: "events N to N sha256:HASH", Class: EntityChange, Activity: 4},
+	{Name: "audit.archive.store", Does: "old events were moved to the archive", On: "events N to N sha256:HASH", Class: EntityChange, Activity: 3},
 	{Name: "audit.checkpoints.list", Does: "checkpoints of the log were listed", On: "log", Class: APIActivity, Activity: 2},
 	{Name: "audit.event.prove", Does: "a proof that an event is in the log was given", On: "event EVENT", Class: APIActivity, Activity: 2},
 	{Name: "audit.event.record", Does: "events that a service sent were refused", On: "source NAME, N of N events", Outcomes: refusedOnly, Class: APIActivity, Activity: 1},
