@@ -428,9 +428,9 @@ func (a *Archive) pack(ctx context.Context, r *archived, needed map[archiveKey]b
 		}
 		for i := range events {
 			e := &events[i]
-			if key, ok := e.announced(); ok {
+			if key, at, ok := e.announced(e.index); ok {
 				if _, known := announced[hexHash(key)]; !known {
-					announced[hexHash(key)] = e.index
+					announced[hexHash(key)] = at
 				}
 			}
 			if version, err := seal.KeyVersion(e.sealed); err == nil {

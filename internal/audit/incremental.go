@@ -134,28 +134,35 @@ func (v *verification) eldestNew(ctx context.Context) (string, error) {
 	return newID(at.UnixMicro())[:len("evt_0000000000")], nil
 }
 
-// announceAction is the event with which the keyring publishes the next signing key, and announcePrefix what its
-// resource begins with; behind the version's number stands the verifier key.
+// announceAction is the event with which the keyring publishes the next signing key, replaceAction the one with
+// which a key takes the place of a compromised one, and announcePrefix what their resource begins with; behind the
+// version's number stands the verifier key.
 const (
 	announceAction = "keyring.service-key.publish"
+	replaceAction  = "keyring.service-key.activate"
 	announcePrefix = "service key checkpoint/"
 )
 
-// announced returns the hash of the signing key that the event announces.
-func (r *row) announced() (key uint32, ok bool) {
-	if r.action != announceAction {
-		return 0, false
+// announced returns the hash of the signing key that the event announces, and from where on checkpoints of the key
+// before can vouch for it. A compromised key vouches for nobody: whatever takes its place is taken from the event
+// alone, and -1 says so.
+func (r *row) announced(index int64) (key uint32, at int64, ok bool) {
+	if r.action != announceAction && r.action != replaceAction {
+		return 0, 0, false
 	}
 	rest, ok := strings.CutPrefix(r.resource, announcePrefix)
 	_, text, found := strings.Cut(rest, " ")
 	if !ok || !found {
-		return 0, false
+		return 0, 0, false
 	}
 	v, err := NewVerifier(text)
 	if err != nil {
-		return 0, false
+		return 0, 0, false
 	}
-	return v.KeyHash(), true
+	if r.action == replaceAction {
+		index = -1
+	}
+	return v.KeyHash(), index, true
 }
 
 // handedOver checks that the key of a checkpoint that holds was announced by the key before it: in an

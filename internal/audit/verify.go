@@ -462,12 +462,12 @@ func (v *verification) read(ctx context.Context, lo, hi int64) *page {
 		}
 		s.there, s.customer = true, e.customer
 		s.hash = leafHash(leaf)
-		if key, ok := e.announced(); ok {
+		if key, at, ok := e.announced(e.index); ok {
 			if p.announced == nil {
 				p.announced = make(map[uint32]int64)
 			}
 			if _, known := p.announced[key]; !known {
-				p.announced[key] = e.index
+				p.announced[key] = at
 			}
 		}
 		err := v.authentic(&e.row, leaf)
