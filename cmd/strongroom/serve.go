@@ -183,7 +183,8 @@ func welcome(w io.Writer, data string, u app.URLs) {
   admin    %-26[4]s staff, from this machine only
   ops      %-26[5]s /healthz /readyz /metrics
 
-One-time codes appear at %[2]s/dev/inbox instead of on a phone.
+See it in a browser: %[2]s/pocket/ is a sample app with two phones (the certificate is unknown to
+your browser: go on past its warning). One-time codes appear there and at %[2]s/dev/inbox.
 Certificates are signed by %[6]s.
 
 Try next, in a second terminal:

@@ -11,6 +11,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
+	"strongroom/examples/pocket"
 	"strongroom/internal/actor"
 	"strongroom/internal/api"
 	"strongroom/internal/clock"
@@ -109,6 +110,7 @@ func (s *Server) rooms(o Options) (http.Handler, error) {
 		inbox := sms.NewInbox(clock.System)
 		mux.Handle("/dev/inbox", inbox.Handler())
 		mux.Handle("/dev/inbox/", inbox.Handler())
+		mux.Handle("/pocket/", pocket.Handler())
 		sender = inbox
 	} else {
 		key, err := c.SMS.Secret.Read()
