@@ -49,6 +49,7 @@ type Server struct {
 	edge    *edge.Server
 	control *control
 	records *vault.Vault
+	public  *http.ServeMux // what the app listener serves
 	stop    context.CancelFunc
 	urls    URLs
 }
@@ -104,6 +105,7 @@ func Serve(ctx context.Context, c config.Config, o Options) (_ *Server, err erro
 func (s *Server) rooms(o Options) (http.Handler, error) {
 	h, c := s.house, s.house.Config
 	mux := http.NewServeMux()
+	s.public = mux
 
 	var sender sms.Sender
 	if c.SMS.Sender == "inbox" {
@@ -168,6 +170,7 @@ func (s *Server) doors(c config.Config, o Options, appHandler, serviceHandler ht
 		return err
 	}
 	s.urls.Pins = certificates[0].Pins()
+	s.public.Handle("GET "+edge.PinSetPath, edge.NewPinSets(certificates[0].Pins, s.house.Ring.CheckpointSigner, clock.System))
 	none := http.NotFoundHandler() // edge answers it with a problem
 	var listeners []edge.Listener
 	for i, door := range []struct {
