@@ -4,13 +4,16 @@ GO ?= go
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 FUZZTIME ?= 20s
 
-.PHONY: run build test bench fuzz lint fmt clean
+.PHONY: run build client-ts test bench fuzz lint fmt clean
 
 run: build ## build and start Strongroom with the embedded database in ./.strongroom
 	bin/strongroom dev --data .strongroom
 
 build: ## one static binary: bin/strongroom
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/strongroom ./cmd/strongroom
+
+client-ts: ## the TypeScript client, generated and compiled anew from the OpenAPI document
+	scripts/client-ts
 
 test: ## everything: formatting, vet, staticcheck, all tests under the race detector, both databases, the real binary
 	scripts/test

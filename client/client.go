@@ -54,6 +54,11 @@ type Options struct {
 	// each in the form that Pin returns. Give the key in use and a backup that is kept offline: an
 	// app whose only pin is lost cannot reach its server again.
 	Pins []string
+	// PinKeys are the keys that sign the server's pin set, as `strongroom pins` prints them; with them,
+	// UpdatePins moves this app to new pins. None means that Pins hold for ever.
+	PinKeys []string
+	// PinStore keeps the newest pin set over restarts; nil keeps it in memory.
+	PinStore PinStore
 	// RootCAs are the authorities that the chain may end in; nil means the system's.
 	RootCAs *x509.CertPool
 	// Key is the device's key.
@@ -73,6 +78,9 @@ type Options struct {
 	Log *slog.Logger
 	// Observe is called after every attempt, for metrics; nil means never. It must not block.
 	Observe func(Exchange)
+	// Revoked is called when the server says that this device was shut out for good (ErrThisDeviceRevoked),
+	// so that the app wipes what it keeps; nil means never. It may be called more than once.
+	Revoked func()
 	// Dial makes the network connections; nil means a net.Dialer. TLS and pins stay in force.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 }
@@ -89,6 +97,9 @@ type Exchange struct {
 // Client talks to Strongroom for one customer on one device. It is safe for concurrent use.
 type Client struct {
 	origin    string
+	pinning   *pinning
+	transport *http.Transport
+	revoked   func()
 	http      *http.Client
 	timeout   time.Duration
 	retries   int
@@ -128,16 +139,24 @@ func New(o Options) (*Client, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	transport, err := newTransport(o)
+	builtin, err := pinSet(o.Pins)
 	if err != nil {
 		return nil, err
 	}
+	if len(builtin) == 1 {
+		o.Log.Warn("strongroom: there is no backup pin; if the pinned key is lost, this app is locked out")
+	}
+	pinning := &pinning{builtin: builtin, keys: o.PinKeys, store: o.PinStore, now: time.Now}
+	transport := newTransport(o, pinning.allowed)
 	prover, err := newProver(o.Key)
 	if err != nil {
 		return nil, err
 	}
 	c := &Client{
-		origin: origin,
+		origin:    origin,
+		pinning:   pinning,
+		transport: transport,
+		revoked:   o.Revoked,
 		http: &http.Client{
 			Transport: transport,
 			// A redirect would carry tokens and proofs to an address that they are not for.
@@ -234,6 +253,9 @@ func (c *Client) call(ctx context.Context, r request, out any) (answer, error) {
 		return a, nil
 	}
 	if p := (*Problem)(nil); errors.As(err, &p) {
+		if p.Slug == ErrThisDeviceRevoked && c.revoked != nil {
+			c.revoked()
+		}
 		return answer{}, err
 	}
 	return answer{}, fmt.Errorf("strongroom: %s %s: %w", r.method, r.path, err)

@@ -199,5 +199,5 @@ func (d Device) String() string { return fmt.Sprintf("%s (%s)", d.ID, d.Status) 
 // over reports errors that say that the session has ended already.
 func over(err error) bool {
 	return errors.Is(err, ErrInvalidToken) || errors.Is(err, ErrSessionRevoked) || errors.Is(err, ErrInvalidRefresh) ||
-		errors.Is(err, ErrNotLoggedIn)
+		errors.Is(err, ErrNotLoggedIn) || errors.Is(err, ErrThisDeviceRevoked)
 }

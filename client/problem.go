@@ -72,6 +72,7 @@ const (
 	ErrSessionRevoked     Slug = "session-revoked"       // log in again
 	ErrInvalidRefresh     Slug = "invalid-refresh-token" // log in again
 	ErrInvalidToken       Slug = "invalid-token"         // the session has ended
+	ErrThisDeviceRevoked  Slug = "this-device-revoked"   // for good: wipe what the device keeps
 	ErrTokenExpired       Slug = "token-expired"         // the Client refreshes it by itself
 	ErrInvalidProof       Slug = "invalid-dpop-proof"    // not the session's device, or the device's clock is wrong
 	ErrUseNonce           Slug = "use-dpop-nonce"        // the Client answers it by itself

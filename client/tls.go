@@ -27,21 +27,23 @@ func Pin(cert *x509.Certificate) string {
 	return pinPrefix + base64.StdEncoding.EncodeToString(sum[:])
 }
 
-func newTransport(o Options) (*http.Transport, error) {
-	if len(o.Pins) == 0 {
+// pinSet returns the pins as a set, if each is one.
+func pinSet(list []string) (map[string]bool, error) {
+	if len(list) == 0 {
 		return nil, errors.New("strongroom: Pins are needed: the key in use and a backup, each as Pin returns it")
 	}
-	pins := make(map[string]bool, len(o.Pins))
-	for _, p := range o.Pins {
+	pins := make(map[string]bool, len(list))
+	for _, p := range list {
 		sum, err := base64.StdEncoding.DecodeString(strings.TrimPrefix(p, pinPrefix))
 		if !strings.HasPrefix(p, pinPrefix) || err != nil || len(sum) != sha256.Size {
 			return nil, fmt.Errorf("strongroom: pin %q is not sha256/ and the base64 of 32 bytes", p)
 		}
 		pins[p] = true
 	}
-	if len(pins) == 1 {
-		o.Log.Warn("strongroom: there is no backup pin; if the pinned key is lost, this app is locked out")
-	}
+	return pins, nil
+}
+
+func newTransport(o Options, allowed func() map[string]bool) *http.Transport {
 	dial := o.Dial
 	if dial == nil {
 		dial = (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}).DialContext
@@ -54,14 +56,14 @@ func newTransport(o Options) (*http.Transport, error) {
 			RootCAs:    o.RootCAs,
 			// It runs on every connection, after the chain has verified and before the client's
 			// half of the handshake is finished; so nothing has been sent yet.
-			VerifyConnection: func(cs tls.ConnectionState) error { return checkPins(pins, cs) },
+			VerifyConnection: func(cs tls.ConnectionState) error { return checkPins(allowed(), cs) },
 		},
 		ForceAttemptHTTP2:   true,
 		TLSHandshakeTimeout: 10 * time.Second,
 		IdleConnTimeout:     90 * time.Second,
 		MaxIdleConnsPerHost: 16,
 		DisableCompression:  true, // tokens and records must not share a compression window
-	}, nil
+	}
 }
 
 func checkPins(pins map[string]bool, cs tls.ConnectionState) error {

@@ -202,8 +202,8 @@ func (c *Client) access(ctx context.Context) (Secret, error) {
 }
 
 // Refresh gets new tokens for the session now. There is seldom a need for it: every method does so
-// when the time has come. ErrSessionRevoked and ErrInvalidRefresh mean that the session is over and
-// forgotten.
+// when the time has come. ErrSessionRevoked, ErrInvalidRefresh and ErrThisDeviceRevoked mean that the
+// session is over and forgotten.
 func (c *Client) Refresh(ctx context.Context) error {
 	t, err := c.Tokens(ctx)
 	if err != nil {
@@ -263,7 +263,7 @@ func (c *Client) exchangeRefresh(ctx context.Context, old Tokens) error {
 		path:   "/v1/sessions/refresh",
 		body:   map[string]string{"refresh_token": old.Refresh.s},
 	}, &a)
-	if errors.Is(err, ErrSessionRevoked) || errors.Is(err, ErrInvalidRefresh) {
+	if over(err) {
 		return errors.Join(err, c.replace(ctx, &old, Tokens{}))
 	}
 	if err != nil {

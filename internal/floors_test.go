@@ -83,13 +83,15 @@ func TestImportsRunDownwards(t *testing.T) {
 }
 
 func TestTheClientStandsAlone(t *testing.T) {
-	pkg, err := build.ImportDir("../client", 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, imported := range pkg.Imports {
-		if strings.HasPrefix(imported, "strongroom/") {
-			t.Errorf("client imports %s; apps outside this module could not use it", imported)
+	for _, dir := range []string{"client", "client/local", "client/mobile"} {
+		pkg, err := build.ImportDir("../"+dir, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, imported := range pkg.Imports {
+			if strings.HasPrefix(imported, "strongroom/") && (dir == "client" || !strings.HasPrefix(imported, "strongroom/client")) {
+				t.Errorf("%s imports %s; apps outside this module could not use it", dir, imported)
+			}
 		}
 	}
 }

@@ -59,8 +59,8 @@ Start with "strongroom dev" and, in a second terminal, "strongroom demo".`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	root.AddCommand(newDev(), newInit(), newServe(), newDemo(), newAudit(), newFindings(), newKeys(), newVault(), newWitness(), newCheck(), newClaims(),
-		newConfig(), newVersion())
+	root.AddCommand(newDev(), newInit(), newServe(), newDemo(), newAudit(), newCheck(), newClaims(), newFindings(), newKeys(),
+		newVault(), newWitness(), newPins(), newConfig(), newVersion())
 	return root
 }
 

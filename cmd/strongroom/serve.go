@@ -183,8 +183,11 @@ func welcome(w io.Writer, data string, u app.URLs) {
   admin    %-26[4]s staff, from this machine only
   ops      %-26[5]s /healthz /readyz /metrics
 
-One-time codes appear at %[2]s/dev/inbox instead of on a phone.
-Certificates are signed by %[6]s.
+See it in a browser:
+  %[2]s/pocket/    a sample app: two phones and their text messages
+  %[2]s/dev/inbox  the one-time codes that would go to phones
+Certificates are signed by %[6]s, which
+browsers do not know: go on past their warning.
 
 Try next, in a second terminal:
   bin/strongroom demo%[7]s            a customer's whole journey, step by step

@@ -41,6 +41,7 @@ type Operator interface {
 	SearchOperator
 	LogOperator
 	RootOperator
+	PinOperator
 	// Close lets go of the installation.
 	Close() error
 }
@@ -86,6 +87,7 @@ func serveControl(house *House, data string, log *slog.Logger) (*control, error)
 	mux.HandleFunc("POST /rotation", c.rotation)
 	c.customerKeyRoutes(mux)
 	mux.HandleFunc("POST /root-move", c.rootMove)
+	mux.HandleFunc("POST /pins", c.pins)
 	c.server = &http.Server{
 		Handler:           mux,
 		ReadHeaderTimeout: 5 * time.Second,

@@ -11,6 +11,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
+	"strongroom/examples/pocket"
 	"strongroom/internal/actor"
 	"strongroom/internal/api"
 	"strongroom/internal/assurance"
@@ -52,6 +53,7 @@ type Server struct {
 	records *vault.Vault
 	feed    *audit.Feed
 	page    *assurance.Page
+	public  *http.ServeMux // what the app listener serves
 	stop    context.CancelFunc
 	urls    URLs
 }
@@ -113,12 +115,14 @@ func Serve(ctx context.Context, c config.Config, o Options) (_ *Server, err erro
 func (s *Server) rooms(o Options) (http.Handler, error) {
 	h, c := s.house, s.house.Config
 	mux := http.NewServeMux()
+	s.public = mux
 
 	var sender sms.Sender
 	if c.SMS.Sender == "inbox" {
 		inbox := sms.NewInbox(clock.System)
 		mux.Handle("/dev/inbox", inbox.Handler())
 		mux.Handle("/dev/inbox/", inbox.Handler())
+		mux.Handle("/pocket/", pocket.Handler())
 		sender = inbox
 	} else {
 		key, err := c.SMS.Secret.Read()
@@ -185,6 +189,7 @@ func (s *Server) doors(c config.Config, o Options, appHandler, serviceHandler ht
 		return err
 	}
 	s.urls.Pins = certificates[0].Pins()
+	s.public.Handle("GET "+edge.PinSetPath, edge.NewPinSets(certificates[0].Pins, s.house.Ring.CheckpointSigner, clock.System))
 	var listeners []edge.Listener
 	for i, door := range []struct {
 		name     string

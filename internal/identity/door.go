@@ -105,9 +105,9 @@ func (i *Identity) Session(ctx context.Context, r *http.Request) (actor.Actor, e
 	}
 	switch {
 	case s.revoked.Valid:
-		return by, i.denied(ctx, by, event, "session-revoked", s.id, errInvalidToken)
+		return by, i.denied(ctx, by, event, "session-revoked", s.id, s.ended(errInvalidToken))
 	case s.deviceStatus != authorised:
-		return by, i.denied(ctx, by, event, "device-revoked", s.id, errInvalidToken)
+		return by, i.denied(ctx, by, event, "device-revoked", s.id, s.ended(errInvalidToken))
 	case clock.Micros(now) >= s.tokenExpires:
 		return by, i.denied(ctx, by, event, "token-expired", s.id, errTokenExpired)
 	case s.over(now):

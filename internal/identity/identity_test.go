@@ -111,7 +111,7 @@ func TestJourney(t *testing.T) {
 
 		// A lost telephone is shut out at once and for good.
 		expect(ada.do("DELETE", "/v1/devices/"+tablet, nil), 204, "")
-		expect(second.do("GET", "/v1/session", nil), 401, "invalid-token")
+		expect(second.do("GET", "/v1/session", nil), 401, "this-device-revoked")
 		second.access = ""
 		expect(enter(), 401, "login-failed")
 		expect(ada.do("POST", "/v1/devices/"+tablet+"/approve", nil), 409, "device-revoked")

@@ -118,7 +118,7 @@ func (i *Identity) Refresh(ctx context.Context, by actor.Actor, token secret.Val
 	by.Kind, by.ID, by.Device, by.Session = actor.Customer, string(s.customer), s.device, s.id
 	switch {
 	case s.revoked.Valid:
-		return Tokens{}, i.denied(ctx, by, event, "session-revoked", s.id, errSessionRevoked)
+		return Tokens{}, i.denied(ctx, by, event, "session-revoked", s.id, s.ended(errSessionRevoked))
 	case s.over(now):
 		return Tokens{}, i.denied(ctx, by, event, "session-expired", s.id, errInvalidRefresh)
 	}
@@ -140,7 +140,7 @@ func (i *Identity) Refresh(ctx context.Context, by actor.Actor, token secret.Val
 		case !found:
 			return refuse("unknown-token", errInvalidRefresh)
 		case s.revoked.Valid || s.deviceStatus != authorised:
-			return refuse("session-revoked", errSessionRevoked)
+			return refuse("session-revoked", s.ended(errSessionRevoked))
 		}
 		fresh, err := useRefresh(ctx, tx, hash, now)
 		if err != nil {

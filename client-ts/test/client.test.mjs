@@ -1,0 +1,144 @@
+// The client against a running `strongroom dev`, which internal/e2e starts: STRONGROOM names its ready file,
+// NODE_EXTRA_CA_CERTS its authority.
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import test from "node:test";
+import { NotLoggedIn, Problem, Strongroom, newDeviceKey } from "../dist/index.js";
+
+const { app: baseURL } = JSON.parse(readFileSync(process.env.READY_FILE, "utf8"));
+let next = Number(process.env.FIRST_NUMBER ?? 0);
+const number = () => "+447700900" + String(next++).padStart(3, "0");
+const privateCode = "lighthouse harbour 41";
+
+/** counting is fetch that remembers what was sent and what came back. */
+function counting() {
+  const seen = [];
+  return [seen, async (url, init) => {
+    const answer = await fetch(url, init);
+    seen.push({ path: new URL(url).pathname, status: answer.status, headers: { ...init.headers } });
+    return answer;
+  }];
+}
+
+async function codeFor(phone, since) {
+  for (const end = Date.now() + 30_000; Date.now() < end; await new Promise((r) => setTimeout(r, 50))) {
+    const answer = await fetch(baseURL + "/dev/inbox/search", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ to: phone }) });
+    const message = (await answer.json()).messages.find((m) => m.sent_at > since);
+    if (message) return { code: message.text.match(/\b\d{6}\b/)[0], at: message.sent_at };
+  }
+  throw new Error("no text message came");
+}
+
+async function device(extra = {}) {
+  const [seen, fetch] = counting();
+  return { seen, app: new Strongroom({ baseURL, key: await newDeviceKey(), fetch, ...extra }) };
+}
+
+async function customer() {
+  const phone = number();
+  const one = await device();
+  const registration = await one.app.register(phone);
+  let sent = await codeFor(phone, "");
+  await registration.complete(sent.code, privateCode, "Ada's phone");
+  const login = await one.app.login(phone, privateCode);
+  sent = await codeFor(phone, sent.at);
+  one.tokens = await login.complete(sent.code, "Ada's phone");
+  return { ...one, phone, sent };
+}
+
+const refused = (slug) => (err) => err instanceof Problem && err.slug === slug;
+
+test("a key that could be copied is refused", async () => {
+  const key = await crypto.subtle.generateKey({ name: "ECDSA", namedCurve: "P-256" }, true, ["sign", "verify"]);
+  assert.throws(() => new Strongroom({ baseURL, key }), /extractable/);
+  for (const bad of ["http://127.0.0.1", "https://a.example/x", "https://u@a.example"]) {
+    assert.throws(() => new Strongroom({ baseURL: bad, key }), TypeError);
+  }
+});
+
+test("a customer's way: register, log in, records, devices, log out", async () => {
+  const ada = await customer();
+  assert.deepEqual(ada.seen.slice(0, 2).map((s) => [s.path, s.status]), [["/v1/registrations", 401], ["/v1/registrations", 202]], "one refusal, for the nonce");
+  assert.equal(ada.seen.filter((s) => s.status === 401).length, 1, "the nonce is kept");
+
+  const profile = ada.app.collection("profile");
+  const first = await profile.put("main", { given_name: "Ada", family_name: "Lovelace", email: "ada@example.com" }, { ifNew: true });
+  assert.equal(first.fields.given_name, "A****");
+  assert.equal((await profile.reveal("main", "show-to-customer", "family_name")).fields.family_name, "Lovelace");
+  await assert.rejects(profile.put("main", { given_name: "Ada", family_name: "King" }), refused("precondition-required"));
+  const second = await profile.put("main", { given_name: "Ada", family_name: "King" }, { ifMatch: first.etag });
+  await assert.rejects(profile.put("main", { given_name: "Ada", family_name: "Byron" }, { ifMatch: first.etag }), refused("version-mismatch"));
+  await assert.rejects(profile.put("x", { given_name: "Ada", family_name: "K", email: "no" }), (e) => refused("invalid-record")(e) && e.fieldErrors[0].field === "email");
+  assert.equal((await profile.get("main")).version, second.version);
+  assert.equal((await profile.list(10)).records.length, 1);
+  await assert.rejects(profile.get(".."), TypeError);
+  await profile.delete("main", { ifMatch: second.etag });
+  await assert.rejects(profile.get("main"), refused("record-not-found"));
+
+  const two = await device();
+  let login = await two.app.login(ada.phone, privateCode);
+  let sent = await codeFor(ada.phone, ada.sent.at);
+  const err = await login.complete(sent.code, "Tablet").catch((e) => e);
+  assert.ok(refused("device-pending")(err));
+  await ada.app.approveDevice(err.members.device);
+  login = await two.app.login(ada.phone, privateCode);
+  sent = await codeFor(ada.phone, sent.at);
+  await login.complete(sent.code, "Tablet");
+  assert.equal((await two.app.session()).device_name, "Tablet");
+  await ada.app.revokeDevice(err.members.device);
+  await assert.rejects(two.app.session(), refused("this-device-revoked"));
+  assert.equal(await two.app.tokens(), undefined, "the session is forgotten");
+  await assert.rejects(two.app.session(), NotLoggedIn);
+
+  await ada.app.logout();
+  await assert.rejects(ada.app.devices(), NotLoggedIn);
+});
+
+test("many requests that find the token expired refresh it once", async () => {
+  let kept;
+  const store = { load: async () => kept, save: async (t) => { kept = t; } };
+  const phone = number();
+  const key = await newDeviceKey();
+  const [seen, fetch] = counting();
+  const app = new Strongroom({ baseURL, key, store, fetch });
+  const registration = await app.register(phone);
+  let sent = await codeFor(phone, "");
+  await registration.complete(sent.code, privateCode, "phone");
+  const login = await app.login(phone, privateCode);
+  sent = await codeFor(phone, sent.at);
+  await login.complete(sent.code, "phone");
+
+  const before = kept.refresh;
+  kept = { ...kept, accessExpiresAt: 0 };
+  await Promise.all(Array.from({ length: 12 }, () => app.devices()));
+  assert.equal(seen.filter((s) => s.path === "/v1/sessions/refresh").length, 1);
+  assert.notEqual(kept.refresh, before);
+
+  // A refresh token that was spent ends the session: it was stolen, or this one is the thief.
+  kept = { ...kept, refresh: before, accessExpiresAt: 0 };
+  await assert.rejects(app.devices(), refused("session-revoked"));
+  assert.equal(kept, undefined);
+});
+
+test("a stolen token is worth nothing without the key, and a recorded request nothing at all", async () => {
+  const ada = await customer();
+  await ada.app.session();
+  const { headers } = ada.seen.at(-1);
+  const again = await fetch(baseURL + "/v1/session", { headers });
+  assert.equal(again.status, 401);
+  const thief = await device({ store: { load: async () => ada.tokens, save: async () => {} } });
+  await assert.rejects(thief.app.session(), refused("invalid-token"));
+});
+
+test("what is not known to be undone is not sent twice", async () => {
+  let sends = 0;
+  const broken = async () => { sends++; throw new TypeError("connection reset"); };
+  const { app } = await device({ fetch: broken });
+  await assert.rejects(app.register("+447700900999"), TypeError);
+  assert.equal(sends, 1);
+  sends = 0;
+  const busy = async () => { sends++; return new Response('{"type":"urn:strongroom:problem:login-busy"}', { status: 503, headers: { "Content-Type": "application/problem+json", "Retry-After": "0" } }); };
+  const other = await device({ fetch: busy });
+  await assert.rejects(other.app.register("+447700900999"), refused("login-busy"));
+  assert.equal(sends, 1);
+});
