@@ -202,7 +202,7 @@ func (p *searchPrinter) print(e audit.Found) error {
 func (p *searchPrinter) line(format string, args ...any) error {
 	text := strings.TrimRight(printable(fmt.Sprintf(format, args...)), " ")
 	if n := utf8.RuneCountInString(text); n > lineWidth && !p.wide {
-		text = string([]rune(text)[:lineWidth-1]) + "…"
+		text = strings.TrimRight(string([]rune(text)[:lineWidth-1]), "_… ") + "…"
 	}
 	_, err := fmt.Fprintln(p.out, text)
 	return err

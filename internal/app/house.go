@@ -20,6 +20,7 @@ import (
 	"strongroom/internal/actor"
 	"strongroom/internal/assurance"
 	"strongroom/internal/audit"
+	"strongroom/internal/audit/repository"
 	"strongroom/internal/clock"
 	"strongroom/internal/config"
 	"strongroom/internal/customer"
@@ -46,6 +47,11 @@ func Check(c config.Config) error {
 	}
 	if faulty := events.Validate(sourcesOf(c.Audit.Sources)); faulty != nil {
 		err = errors.Join(err, faulty)
+	}
+	if u := c.Audit.Repository.URL; u != "" {
+		if faulty := repository.Check(u); faulty != nil {
+			err = errors.Join(err, &config.Error{Key: "audit.repository.url", Problem: faulty.Error()})
+		}
 	}
 	if _, loaded := policy.Load(c.Policies); loaded != nil {
 		err = errors.Join(err, &config.Error{Key: "policies", Problem: loaded.Error()})

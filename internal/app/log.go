@@ -149,7 +149,7 @@ func (h *House) openWitnesses() error {
 		list = append(list, audit.Witness{Key: key, URL: w.URL})
 	}
 	if len(list) > 0 {
-		h.Jobs.Add(audit.NewWitnesses(h.Trail, list, witnessEvery, nil, h.Metrics).Job())
+		h.Jobs.Add(audit.NewWitnesses(h.Trail, list, witnessEvery, h.Findings, h.Metrics).Job())
 	}
 	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"encoding/hex"
+	"errors"
 	"strings"
 
 	"golang.org/x/mod/sumdb/note"
@@ -49,11 +50,23 @@ func withCosignatures(ctx context.Context, tx *db.Tx, size int64, signed string)
 		return "", err
 	}
 	for _, line := range lines {
-		if strings.HasPrefix(line, "— ") && strings.IndexByte(line, '\n') == len(line)-1 {
+		if isSignatureLine(signed, line) {
 			signed += line
 		}
 	}
 	return signed, nil
+}
+
+// isSignatureLine reports whether line can stand under the signed note: one that cannot would make the note
+// unreadable.
+func isSignatureLine(signed, line string) bool {
+	if !strings.HasPrefix(line, "— ") || strings.IndexByte(line, '\n') != len(line)-1 {
+		return false
+	}
+	text, _, _ := strings.Cut(signed, "\n\n")
+	_, err := note.Open([]byte(text+"\n\n"+line), note.VerifierList())
+	var unknown *note.UnverifiedNoteError
+	return errors.As(err, &unknown)
 }
 
 // boundedLine is boundedText for a signature line: of ML-DSA-44 it has some 3300 bytes.

@@ -29,18 +29,12 @@ const (
 	FindingWitnessRefused = "audit.witness-refused" // it does not cosign: it has seen another log, or does not know this one
 )
 
-// WitnessFindings are told of what is wrong with a witness until it is cleared.
-type WitnessFindings interface {
-	Raise(ctx context.Context, kind, subject, detail string) error
-	Clear(ctx context.Context, kind, subject string) error
-}
-
 // Witnesses asks witnesses to cosign the log.
 type Witnesses struct {
 	trail    *Trail
 	list     []Witness
 	every    time.Duration
-	findings WitnessFindings
+	findings Findings
 	lag      *prometheus.GaugeVec
 	refused  *prometheus.CounterVec
 
@@ -53,7 +47,7 @@ const failuresForLag = 3
 
 // NewWitnesses returns what asks the witnesses for a cosignature, no more often than every (at least a
 // second). findings and metrics may be nil.
-func NewWitnesses(t *Trail, list []Witness, every time.Duration, findings WitnessFindings, metrics prometheus.Registerer) *Witnesses {
+func NewWitnesses(t *Trail, list []Witness, every time.Duration, findings Findings, metrics prometheus.Registerer) *Witnesses {
 	return &Witnesses{
 		trail: t, list: list, every: max(every, time.Second), findings: findings, failed: make(map[string]int),
 		lag: register(metrics, prometheus.NewGaugeVec(prometheus.GaugeOpts{
@@ -85,9 +79,21 @@ func (w *Witnesses) Ask(ctx context.Context) error {
 			return err
 		}
 		for _, one := range w.list {
-			if known[one.Key.Name()], err = selectCosigned(ctx, tx, one.Key.Name()); err != nil {
+			size, err := selectCosigned(ctx, tx, one.Key.Name())
+			if err != nil {
 				return err
 			}
+			if size == tree.N && size > 0 {
+				// A row that nobody signed must not keep the witness from being asked.
+				line, err := selectCosignature(ctx, tx, size, one.Key.Name())
+				if err != nil {
+					return err
+				}
+				if names, err := cosigners(h.note+line, []note.Verifier{one.Key}); err != nil || len(names) == 0 {
+					size = 0
+				}
+			}
+			known[one.Key.Name()] = size
 		}
 		return nil
 	})
@@ -180,6 +186,12 @@ func (w *Witnesses) clear(ctx context.Context, kind, subject string) error {
 		return nil
 	}
 	return w.findings.Clear(ctx, kind, subject)
+}
+
+// selectCosignature returns the line of the witness for the size.
+func selectCosignature(ctx context.Context, tx *db.Tx, size int64, witness string) (line string, err error) {
+	err = tx.QueryRow(ctx, `SELECT `+boundedLine+` FROM log_cosignature WHERE size = $1 AND witness = $2`, size, witness).Scan(&line)
+	return line, err
 }
 
 // selectCosigned returns the size of the newest checkpoint that the witness has cosigned, or 0.

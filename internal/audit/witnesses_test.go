@@ -111,6 +111,16 @@ func TestWitnesses(t *testing.T) {
 		if names := prove(event); !slices.Equal(names, []string{"w1.example", "w2.example"}) {
 			t.Errorf("cosigned by %v", names)
 		}
+		// Rows that the database's administrator wrote keep no witness from being asked, and no proof from being read.
+		h.exec(`UPDATE log_cosignature SET line = $1 WHERE witness = 'w1.example'`, "— w1.example AAAAAAAAAAAA\n")
+		for i, line := range []string{"— junk ???\n", "— junk AAAA\n", "— a b c\n", "junk\n", "— junk AAAAAAAAAAAA\n— x\n", ""} {
+			h.exec(`INSERT INTO log_cosignature (size, witness, line, made_at) SELECT size, $1, $2, 1 FROM log_head`, "junk"+string(rune('a'+i)), line)
+		}
+		ask()
+		if names := prove(event); !slices.Equal(names, []string{"w1.example", "w2.example"}) {
+			t.Errorf("cosigned by %v", names)
+		}
+		h.exec(`DELETE FROM log_cosignature WHERE witness LIKE 'junk%'`)
 		prefix := h.tileServer(t)
 		h.record(300)
 		h.sequence()
