@@ -505,7 +505,7 @@ func TestDamagedRecordsKeepTheirIndex(t *testing.T) {
 func TestReindexProperties(t *testing.T) {
 	d, root := dbtest.Open(t, db.SQLite), keyringtest.Root(t)
 	p := newReplica(t, d, root, 20) // a record a step
-	few(t, "10") // each takes some hundred transactions
+	few(t, "10")                    // each takes some hundred transactions
 	rapid.Check(t, func(r *rapid.T) {
 		ctx := context.Background()
 		owners := []actor.Actor{p.person(t), p.person(t)}
