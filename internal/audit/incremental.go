@@ -138,12 +138,15 @@ func (v *verification) eldestNew(ctx context.Context) (string, error) {
 // resource begins with; behind the version's number stands the verifier key.
 const (
 	announceAction = "keyring.service-key.publish"
+	// A key that somebody else knows announces nobody: its successor is named by the event with which it takes
+	// its place, which only Strongroom can have authenticated. Of a hand-over that event names no key.
+	replaceAction  = "keyring.service-key.activate"
 	announcePrefix = "service key checkpoint/"
 )
 
 // announced returns the hash of the signing key that the event announces.
 func (r *row) announced() (key uint32, ok bool) {
-	if r.action != announceAction {
+	if r.action != announceAction && r.action != replaceAction {
 		return 0, false
 	}
 	rest, ok := strings.CutPrefix(r.resource, announcePrefix)
@@ -164,7 +167,7 @@ func (v *verification) handedOver(c checkedCheckpoint) {
 	at, announced := v.announced[c.key]
 	switch {
 	case v.accepted[c.key]:
-	case len(v.accepted) == 0, announced && at < v.vouched:
+	case len(v.accepted) == 0, announced && (at < v.vouched || v.replaced[c.key] && at < c.size):
 		v.accepted[c.key] = true
 	default:
 		if !v.strange[c.key] {

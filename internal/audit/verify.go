@@ -113,6 +113,7 @@ type verification struct {
 
 	accepted  map[uint32]bool  // the signing keys that are the first, or were announced
 	announced map[uint32]int64 // key → where in the log it was announced first
+	replaced  map[uint32]bool  // those that took the place of one that somebody else knows
 	strange   map[uint32]bool  // keys that were not
 	vouched   int64            // the size of the newest checkpoint by an accepted key
 
@@ -172,6 +173,7 @@ func (v *verification) find(kind Kind, event string, index int64, detail string,
 
 func (v *verification) run(ctx context.Context) error {
 	v.missingKeys, v.dropped = make(map[string]bool), make(map[tlog.Hash]int)
+	v.replaced = make(map[uint32]bool)
 	v.accepted, v.announced, v.strange = make(map[uint32]bool), make(map[uint32]int64), make(map[uint32]bool)
 	v.events = new(edge)
 	v.seenBefore()
@@ -292,6 +294,7 @@ type page struct {
 	checkpoints []checkedCheckpoint
 	erased      int64
 	announced   map[uint32]int64
+	replaced    []uint32
 	twice       []placed // rows of which another has the same place or id
 	err         error
 }
@@ -437,6 +440,9 @@ func (v *verification) read(ctx context.Context, lo, hi int64) *page {
 			}
 			if _, known := p.announced[key]; !known {
 				p.announced[key] = e.index
+				if e.action == replaceAction {
+					p.replaced = append(p.replaced, key)
+				}
 			}
 		}
 		err := v.authentic(&e.row, leaf)
@@ -486,6 +492,9 @@ func (v *verification) personal(ctx context.Context, e *placed, known rings) (pe
 // follow takes the next page in order.
 func (v *verification) follow(ctx context.Context, p *page) error {
 	v.Erased += p.erased
+	for _, key := range p.replaced {
+		v.replaced[key] = true
+	}
 	for key, at := range p.announced {
 		if _, known := v.announced[key]; !known {
 			v.announced[key] = at
