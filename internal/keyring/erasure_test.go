@@ -149,7 +149,25 @@ func nothingOpens(t *testing.T, d *db.DB, o db.Options) {
 		t.Fatal(err)
 	}
 
-	needles := []string{"GB82WEST12345698765432", "+447700900222", "7700900222", "Adalgisa", "Adalgisa@example.com", "telephone of Adalgisa", "passport of Adalgisa", "203.0.113.99"}
+	// A collection of the operator's, with an index and older versions.
+	if err := records.Settle(ctx, operator); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := records.PutCollection(ctx, operator, []byte(`{name: pet, purposes: [test], retention: 30d, legal_basis: contract, history: 2,
+		schema: {type: object, properties: {name: {type: string, x-strongroom: {sensitivity: personal, mask: all, index: true}}}}}`)); err != nil {
+		t.Fatal(err)
+	}
+	for i, pet := range []string{"first dog of A.", "second dog of A."} {
+		c := vault.Condition{}
+		if i > 0 {
+			c.IfMatch = "*"
+		}
+		if _, _, err := records.Put(ctx, ada, ada.Customer(), vault.Ref{Collection: "pet", Key: "dog"}, []byte(`{"name":"`+pet+`"}`), c); err != nil {
+			t.Fatal(err)
+		}
+	}
+
+	needles := []string{"first dog of A.", "second dog of A.", "GB82WEST12345698765432", "+447700900222", "7700900222", "Adalgisa", "Adalgisa@example.com", "telephone of Adalgisa", "passport of Adalgisa", "203.0.113.99"}
 	search := func() (found []string, values int) {
 		blobs := everything(t, d, o)
 		all := allKeys(blobs, keyring.Materials(t, keys))

@@ -138,10 +138,12 @@ type unindexed struct {
 	row
 }
 
+// selectAfter walks through the table in its own order, from the place on: to find the collection first,
+// each batch would sort all of it.
 func selectAfter(ctx context.Context, tx *db.Tx, collection string, at buildPlace, limit int) (out []unindexed, err error) {
 	rows, err := tx.Query(ctx, `
 		SELECT customer_id, key, version, schema_version, sealed, indexed, updated_at FROM record
-		WHERE (customer_id, collection, key) > ($1, $2, $3) AND collection = $2
+		WHERE (customer_id, collection, key) > ($1, $2, $3) AND collection || '' = $2
 		ORDER BY customer_id, collection, key LIMIT $4`, string(at.customer), collection, at.key, limit)
 	if err != nil {
 		return nil, err

@@ -1,6 +1,7 @@
 package vault
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -71,7 +72,7 @@ func (recordIndex) Behind(ctx context.Context, tx *db.Tx, to uint32) (n int64, e
 		SELECT COUNT(*) FROM (
 			SELECT DISTINCT customer_id, collection, key, field FROM record_index o
 			WHERE key_version < $1 AND NOT EXISTS (
-				SELECT 1 FROM record_index n WHERE n.customer_id = o.customer_id AND n.collection = o.collection
+				SELECT 1 FROM record_index n WHERE n.customer_id = o.customer_id AND n.collection || '' = o.collection
 				AND n.key = o.key AND n.field = o.field AND n.key_version = $1)) missing`, to).Scan(&n)
 	return n, err
 }
@@ -111,18 +112,21 @@ func (recordIndex) page(ctx context.Context, tx *db.Tx, after string, limit int)
 	return all, next, err
 }
 
-// of returns all rows of a record.
+// of returns all rows of a record, by field and version: see byRecord.
 func (recordIndex) of(ctx context.Context, tx *db.Tx, record indexRow) ([]indexRow, error) {
 	rows, err := tx.Query(ctx, `
 		SELECT customer_id, collection, key, field, sole, key_version, blind FROM record_index
-		WHERE customer_id = $1 AND collection = $2 AND key = $3 ORDER BY field, key_version`,
-		string(record.owner), record.ref.Collection, record.ref.Key)
+		WHERE `+byRecord, string(record.owner), record.ref.Collection, record.ref.Key)
 	if err != nil {
 		return nil, err
 	}
-	return collect(rows, func(r *indexRow) error {
+	all, err := collect(rows, func(r *indexRow) error {
 		return rows.Scan(&r.owner, &r.ref.Collection, &r.ref.Key, &r.field, &r.sole, &r.Version, &r.Value)
 	})
+	slices.SortFunc(all, func(a, b indexRow) int {
+		return cmp.Or(cmp.Compare(a.field, b.field), cmp.Compare(a.Version, b.Version))
+	})
+	return all, err
 }
 
 // fields calls fn with the rows of each field of each record.
@@ -274,11 +278,20 @@ func (x recordIndex) Clear(ctx context.Context, tx *db.Tx, to uint32, after stri
 		if rows[0].Version >= to || !slices.ContainsFunc(rows, func(r indexRow) bool { return r.Version == to }) {
 			return nil
 		}
-		n, err := tx.Exec(ctx, `
-			DELETE FROM record_index WHERE customer_id = $1 AND collection = $2 AND key = $3 AND field = $4 AND key_version < $5`,
-			string(rows[0].owner), rows[0].ref.Collection, rows[0].ref.Key, rows[0].field, to)
-		did.Done += n
-		return err
+		for _, r := range rows {
+			if r.Version >= to {
+				continue
+			}
+			n, err := tx.Exec(ctx, `
+				DELETE FROM record_index
+				WHERE collection = $1 AND field = $2 AND key_version = $3 AND blind = $4 AND customer_id = $5 AND key = $6`,
+				r.ref.Collection, r.field, r.Version, r.Value, string(r.owner), r.ref.Key)
+			if err != nil {
+				return err
+			}
+			did.Done += n
+		}
+		return nil
 	}
 	for _, r := range all {
 		rows, err := x.of(ctx, tx, r)
@@ -418,7 +431,7 @@ func (externalNames) Versions(ctx context.Context, tx *db.Tx) (map[uint32]int64,
 func (externalNames) Behind(ctx context.Context, tx *db.Tx, to uint32) (n int64, err error) {
 	err = tx.QueryRow(ctx, `
 		SELECT COUNT(*) FROM external_ref o WHERE key_version < $1 AND sealed IS NOT NULL
-		AND NOT EXISTS (SELECT 1 FROM external_ref n WHERE n.customer_id = o.customer_id AND n.key_version = $1)`, to).Scan(&n)
+		AND NOT EXISTS (SELECT 1 FROM external_ref n WHERE n.customer_id = o.customer_id AND n.key_version + 0 = $1)`, to).Scan(&n)
 	return n, err
 }
 
@@ -434,7 +447,7 @@ func (externalNames) page(ctx context.Context, tx *db.Tx, to uint32, after strin
 	rows, err := tx.Query(ctx, `
 		SELECT key_version, blind, customer_id, sealed FROM external_ref o
 		WHERE (key_version, blind) > ($1, $2) AND key_version < $3
-		AND `+exists+` (SELECT 1 FROM external_ref n WHERE n.customer_id = o.customer_id AND n.key_version = $3)
+		AND `+exists+` (SELECT 1 FROM external_ref n WHERE n.customer_id = o.customer_id AND n.key_version + 0 = $3)
 		ORDER BY key_version, blind LIMIT $4`, at.Version, at.Value, to, limit)
 	if err != nil {
 		return nil, "", err

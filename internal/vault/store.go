@@ -131,8 +131,12 @@ func remove(ctx context.Context, tx *db.Tx, owner customer.ID, ref Ref, version 
 	return deleteIndex(ctx, tx, owner, ref)
 }
 
+// byRecord finds the rows of record_index of a record by its customer, who has few. Of a plain comparison
+// of collection, SQLite would make a search of the primary key, and walk through all of the collection.
+const byRecord = `customer_id = $1 AND collection || '' = $2 AND key = $3`
+
 func deleteIndex(ctx context.Context, tx *db.Tx, owner customer.ID, ref Ref) error {
-	_, err := tx.Exec(ctx, `DELETE FROM record_index WHERE customer_id = $1 AND collection = $2 AND key = $3`,
+	_, err := tx.Exec(ctx, `DELETE FROM record_index WHERE `+byRecord,
 		string(owner), ref.Collection, ref.Key)
 	return err
 }
