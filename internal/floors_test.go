@@ -17,8 +17,8 @@ var floors = map[string]int{
 	"db": 1, "jobs": 1,
 	"keyring": 2, "audit": 2, "policy": 2, "once": 2,
 	"vault": 3, "edge": 3, "transit": 3, "finding": 3,
-	"identity": 4,
-	"api":      6, "demo": 6,
+	"identity": 4, "backup": 4,
+	"api": 6, "demo": 6,
 	"app": 7,
 	"e2e": 8,
 }

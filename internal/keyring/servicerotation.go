@@ -24,7 +24,7 @@ const (
 // rotatable are the service keys whose new version simply takes over: what older versions sealed,
 // MACed or signed says under which, and they stay to open it. What a pepper or a blind index made has
 // to be made anew, by those who hold it.
-var rotatable = []string{KeyCheckpoint, KeyEvent, KeyEventMAC, KeyOutbox, KeyToken}
+var rotatable = []string{KeyBackup, KeyCheckpoint, KeyEvent, KeyEventMAC, KeyEvidence, KeyOutbox, KeyToken}
 
 // Rotatable returns the names of all keys that Rotate takes.
 func Rotatable() []string { return append([]string{kekName}, rotatable...) }
@@ -119,7 +119,7 @@ func (k *Keyring) verifierOf(set *keySet, d serviceDefinition, row serviceRow) (
 		return "", err
 	}
 	defer clear(material)
-	_, encoded, err := verifier(k.logName(), material)
+	_, encoded, err := verifier(k.signerName(d.name), material)
 	return encoded, err
 }
 

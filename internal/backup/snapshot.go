@@ -1,0 +1,359 @@
+package backup
+
+import (
+	"context"
+	"crypto/sha256"
+	"database/sql"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash"
+	"slices"
+	"sync"
+
+	"strongroom/internal/db"
+)
+
+// tableCopy is the copying of one table in the order of its keys.
+type tableCopy struct {
+	*copier
+	table  db.Table
+	base   []Segment // of the snapshot before
+	out    Copied
+	digest hash.Hash
+
+	// The segment that is being filled.
+	at      int                         // index into base, if there is one
+	against map[fingerprint]fingerprint // key → row of base[at]; what is left at its end was deleted
+	rows    []byte
+	prints  []print
+	first   []byte
+	last    []byte
+	count   int64
+	delta   change
+
+	pack    []byte // changes that wait to be stored together
+	waiting []int  // the segments in out that they belong to
+
+	mark func(parts ...[]byte) fingerprint
+}
+
+// copier stores what a snapshot consists of, in every repository of its part.
+type copier struct {
+	key          *vaultKey
+	repositories []*Repository
+	memory       memory
+	segment      int
+	slots        chan struct{} // bounds what is in flight
+	wait         sync.WaitGroup
+
+	mu       sync.Mutex
+	lost     map[*Repository]error // repositories that failed; the others go on
+	newBytes int64
+	err      error
+}
+
+// store has the plaintext stored in every repository, in the background, and returns its name.
+func (c *copier) store(ctx context.Context, plaintext []byte) string {
+	name := c.key.nameOf(plaintext)
+	var missing []*Repository
+	for _, r := range c.repositories {
+		if !r.holds(name) {
+			missing = append(missing, r)
+		}
+	}
+	if len(missing) == 0 {
+		return name
+	}
+	c.slots <- struct{}{}
+	c.wait.Go(func() {
+		defer func() { <-c.slots }()
+		stored, err := c.key.seal(name, plaintext)
+		if err != nil {
+			c.fail(nil, err)
+			return
+		}
+		c.mu.Lock()
+		c.newBytes += int64(len(stored))
+		c.mu.Unlock()
+		for _, r := range missing {
+			if c.failed(r) {
+				continue
+			}
+			if err := r.putObject(ctx, name, stored); err != nil {
+				c.fail(r, err)
+			}
+		}
+	})
+	return name
+}
+
+func (c *copier) fail(r *Repository, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if r == nil {
+		c.err = errors.Join(c.err, err)
+	} else if c.lost[r] == nil {
+		c.lost[r] = err
+	}
+}
+
+func (c *copier) failed(r *Repository) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.lost[r] != nil
+}
+
+// open returns the plaintext of an object from the first repository that has it whole.
+func (c *copier) open(ctx context.Context, name string) ([]byte, error) {
+	return openObject(ctx, c.key, c.repositories, name)
+}
+
+func openObject(ctx context.Context, k *vaultKey, repositories []*Repository, name string) ([]byte, error) {
+	var failed error
+	for _, r := range repositories {
+		stored, err := r.get(ctx, objectKey(name))
+		if err == nil {
+			var plaintext []byte
+			if plaintext, err = k.open(name, stored, true); err == nil {
+				return plaintext, nil
+			}
+			err = fmt.Errorf("backup repository %s: %w", r.Name, err)
+		}
+		failed = errors.Join(failed, err)
+	}
+	if failed == nil {
+		failed = errors.New("there is no repository to read from")
+	}
+	return nil, failed
+}
+
+// copyTable copies a table as it stands in tx. before is what the snapshot before has of it, or nil.
+func (c *copier) copyTable(ctx context.Context, tx *db.Tx, t db.Table, before *Copied) (Copied, int64, error) {
+	w := &tableCopy{copier: c, table: t, digest: sha256.New(), mark: c.key.fingerprints()}
+	w.out.Table = t
+	if before != nil && sameShape(before.Table, t) {
+		w.base = before.Segments
+	}
+	if len(w.base) > 0 {
+		if err := w.enter(ctx, 0); err != nil {
+			return Copied{}, 0, err
+		}
+	}
+	rows, err := tx.Query(ctx, selectRows(t))
+	if err != nil {
+		return Copied{}, 0, err
+	}
+	defer rows.Close()
+	bytes, err := w.all(ctx, rows)
+	if err != nil {
+		return Copied{}, 0, fmt.Errorf("table %s: %w", t.Name, err)
+	}
+	w.out.Hash = hex.EncodeToString(w.digest.Sum(nil))
+	return w.out, bytes, nil
+}
+
+func sameShape(a, b db.Table) bool {
+	return a.Name == b.Name && slices.Equal(a.Columns, b.Columns) && slices.Equal(a.Key, b.Key)
+}
+
+func (w *tableCopy) all(ctx context.Context, rows *sql.Rows) (bytes int64, err error) {
+	values, targets := make([]any, len(w.table.Columns)), make([]any, len(w.table.Columns))
+	for i := range values {
+		targets[i] = &values[i]
+	}
+	columns := keyColumns(&w.table)
+	key, bound := make([]any, len(columns)), make([]any, len(columns))
+	next := -1 // the segment whose first key bound holds
+	var row, keyed []byte
+	for rows.Next() {
+		if err := rows.Scan(targets...); err != nil {
+			return 0, err
+		}
+		if row, err = appendRow(row[:0], values); err != nil {
+			return 0, err
+		}
+		for i, column := range w.table.Key {
+			key[i] = values[column]
+		}
+		if keyed, err = appendRow(keyed[:0], key); err != nil {
+			return 0, err
+		}
+		// On to the segment that the key belongs to.
+		for w.at+1 < len(w.base) {
+			if next != w.at+1 {
+				next = w.at + 1
+				if err := readRow(w.base[next].First, bound, columns); err != nil {
+					return 0, err
+				}
+			}
+			if compareKeys(key, bound) < 0 {
+				break
+			}
+			if err := w.leave(ctx); err != nil {
+				return 0, err
+			}
+			if err := w.enter(ctx, next); err != nil {
+				return 0, err
+			}
+		}
+		if err := w.add(ctx, keyed, row); err != nil {
+			return 0, err
+		}
+		bytes += int64(len(row))
+	}
+	if err := rows.Err(); err != nil {
+		return 0, err
+	}
+	// What is left of the base has no rows any more.
+	for {
+		if err := w.leave(ctx); err != nil {
+			return 0, err
+		}
+		if w.at+1 >= len(w.base) {
+			break
+		}
+		if err := w.enter(ctx, w.at+1); err != nil {
+			return 0, err
+		}
+	}
+	return bytes, w.flushPack(ctx)
+}
+
+// enter begins with segment i of the base.
+func (w *tableCopy) enter(ctx context.Context, i int) error {
+	w.at, w.against = i, nil
+	s := w.base[i]
+	// The last one, while it is short, is written anew with what was added behind it: a table that only
+	// grows would otherwise fall into crumbs.
+	if i == len(w.base)-1 && s.Bytes < int64(w.segment)/2 {
+		return nil
+	}
+	prints := w.memory.load(s.Object)
+	if prints == nil {
+		plaintext, err := w.open(ctx, s.Object)
+		if err != nil {
+			return nil // nobody has it whole: the segment is written anew, which mends it
+		}
+		if prints, err = printsOf(w.key, &w.table, plaintext); err != nil {
+			return err
+		}
+		if err := w.memory.store(s.Object, prints); err != nil {
+			return err
+		}
+	}
+	w.against = make(map[fingerprint]fingerprint, len(prints))
+	for _, p := range prints {
+		w.against[p.key] = p.row
+	}
+	return nil
+}
+
+// add takes a row into the segment that is open.
+func (w *tableCopy) add(ctx context.Context, key, row []byte) error {
+	if len(row) > maxRow {
+		return fmt.Errorf("a row has %d bytes, and at most %d can be copied", len(row), maxRow)
+	}
+	var length [binary.MaxVarintLen64]byte
+	head := length[:binary.PutUvarint(length[:], uint64(len(row)))]
+	w.digest.Write(head)
+	w.digest.Write(row)
+	p := print{w.mark(key), w.mark(row)}
+	if w.against != nil {
+		was, known := w.against[p.key]
+		delete(w.against, p.key)
+		if known && was != p.row {
+			w.delta.removed = append(w.delta.removed, p.key)
+		}
+		if !known || was != p.row {
+			w.delta.added = append(append(w.delta.added, head...), row...)
+			w.delta.rows++
+		}
+	}
+	if w.count == 0 {
+		w.first = slices.Clone(key)
+	}
+	w.last = append(w.last[:0], key...)
+	w.rows = append(append(w.rows, head...), row...)
+	w.prints = append(w.prints, p)
+	w.count++
+	w.out.Rows++
+	if len(w.rows) < w.segment {
+		return nil
+	}
+	// A stretch without a base is full; one with a base has grown to twice the size: what is left of the
+	// base is of no use to the rows behind.
+	if w.against == nil || len(w.rows) >= 2*w.segment {
+		w.against = nil
+		return w.write(ctx)
+	}
+	return nil
+}
+
+// leave ends the segment that is open: it stays as it was, or with a change, or is written anew.
+func (w *tableCopy) leave(ctx context.Context) error {
+	if w.against == nil {
+		return w.write(ctx)
+	}
+	for key := range w.against {
+		w.delta.removed = append(w.delta.removed, key)
+	}
+	w.against = nil
+	slices.SortFunc(w.delta.removed, func(a, b fingerprint) int { return slices.Compare(a[:], b[:]) })
+	s := w.base[w.at]
+	s.Change = nil
+	size := len(w.delta.added) + len(w.delta.removed)*len(fingerprint{})
+	switch {
+	case w.count == 0:
+		w.clear()
+		return nil
+	case w.delta.empty():
+	case size > int(s.Bytes)/rewriteShare:
+		return w.write(ctx)
+	default:
+		offset := len(w.pack)
+		w.pack = w.delta.append(w.pack)
+		s.Change = &Change{Offset: offset, Length: len(w.pack) - offset}
+		w.waiting = append(w.waiting, len(w.out.Segments))
+	}
+	w.out.Segments = append(w.out.Segments, s)
+	w.clear()
+	if len(w.pack) >= w.segment {
+		return w.flushPack(ctx)
+	}
+	return nil
+}
+
+// write stores the rows of the open segment as an object of their own.
+func (w *tableCopy) write(ctx context.Context) error {
+	if w.count > 0 {
+		name := w.store(ctx, slices.Clone(w.rows))
+		if err := w.memory.store(name, w.prints); err != nil {
+			return err
+		}
+		w.out.Segments = append(w.out.Segments, Segment{
+			Object: name, First: w.first, Last: slices.Clone(w.last), Rows: w.count, Bytes: int64(len(w.rows)),
+		})
+	}
+	w.clear()
+	return nil
+}
+
+func (w *tableCopy) clear() {
+	w.rows, w.prints, w.count = w.rows[:0], w.prints[:0], 0
+	w.delta.removed, w.delta.added, w.delta.rows = w.delta.removed[:0], w.delta.added[:0], 0
+}
+
+// flushPack stores the changes that wait.
+func (w *tableCopy) flushPack(ctx context.Context) error {
+	if len(w.pack) == 0 {
+		return nil
+	}
+	name := w.store(ctx, slices.Clone(w.pack))
+	for _, i := range w.waiting {
+		w.out.Segments[i].Change.Object = name
+	}
+	w.pack, w.waiting = w.pack[:0], w.waiting[:0]
+	return nil
+}
