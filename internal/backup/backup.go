@@ -13,6 +13,8 @@ package backup
 import (
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -31,6 +33,7 @@ import (
 	"strongroom/internal/audit"
 	"strongroom/internal/clock"
 	"strongroom/internal/db"
+	"strongroom/internal/keyring"
 	"strongroom/internal/keyring/seal"
 	"strongroom/internal/problem"
 )
@@ -52,6 +55,16 @@ type KeySource interface {
 	Signer
 	// Service returns the sealing key called "backup".
 	Service(name string) *seal.Ring
+	// Versions returns the live versions of each key, as tx sees them.
+	Versions(ctx context.Context, tx *db.Tx) (map[string][]uint32, error)
+	// ExportForRecovery returns the KEKs, sealed to the recipients.
+	ExportForRecovery(ctx context.Context, by actor.Actor, recipients []age.Recipient) ([]byte, error)
+}
+
+// Findings keeps what is wrong until it is right again.
+type Findings interface {
+	Raise(ctx context.Context, kind, subject, detail string) error
+	Clear(ctx context.Context, kind, subject string) error
 }
 
 // Options say what a Backup works with. DB, Keys, Trail and Repositories are needed.
@@ -66,6 +79,13 @@ type Options struct {
 	Folder string
 	// Media is how many separate media have to hold a snapshot for it to count; 0 means 2.
 	Media int
+
+	// Files returns the settings and what belongs to them, by their path in the data folder: no secrets.
+	// nil means none.
+	Files func() (map[string][]byte, error)
+	// Findings may be nil.
+	Findings Findings
+	Schedule Schedule
 
 	Program      string // its version, for manifests
 	Label        string
@@ -117,6 +137,7 @@ type Copy struct {
 // Snapshot is one state of the database in the repositories.
 type Snapshot struct {
 	ID       string        `json:"id"`
+	Class    string        `json:"class,omitempty"` // daily, hourly, continuous, manual
 	Taken    time.Time     `json:"taken"`
 	Took     time.Duration `json:"took_ns"`
 	Rows     int64         `json:"rows"`
@@ -134,6 +155,8 @@ type figures struct {
 	NewBytes int64  `json:"new_bytes"`
 	TreeSize int64  `json:"tree_size"`
 	Copies   []Copy `json:"copies"`
+	Taken    int64  `json:"taken"`  // Unix microseconds
+	Erased   int64  `json:"erased"` // customers whose keys are in no copy any more
 }
 
 func newSnapshotID(at time.Time) string {
@@ -231,43 +254,91 @@ func values(m map[*Repository]error) (all []error) {
 	return all
 }
 
-// Run takes a snapshot and stores it in every repository that can be reached. The snapshot counts as kept
-// when enough media hold both parts; when not, Run returns it with the problem "backup-incomplete".
+// The classes of snapshots.
+const (
+	ClassManual     = "manual"
+	ClassDaily      = "daily"
+	ClassHourly     = "hourly"
+	ClassContinuous = "continuous"
+	classKeys       = "keys" // the keys alone, after an erasure
+)
+
+// Taking says how a snapshot is taken.
+type Taking struct {
+	Class    string   // "" means ClassManual
+	Progress Progress // nil tells nobody
+
+	keysOnly bool
+}
+
+// Run is Take by hand.
 func (b *Backup) Run(ctx context.Context, by actor.Actor) (Snapshot, error) {
+	return b.Take(ctx, by, Taking{})
+}
+
+// Take takes a snapshot and stores it in every repository that can be reached. The snapshot counts as kept
+// when enough media hold both parts; when not, Take returns it with the problem "backup-incomplete". The
+// daily one folds what changed into whole segments, so that a restore reads one object for each.
+func (b *Backup) Take(ctx context.Context, by actor.Actor, how Taking) (Snapshot, error) {
 	b.taking.Lock()
 	defer b.taking.Unlock()
+	if by.Kind != actor.System {
+		return Snapshot{}, b.o.Trail.Deny(ctx, by, audit.Event{Action: ActionRun, Resource: "snapshot"}, errForbidden)
+	}
+	if how.Class == "" {
+		how.Class = ClassManual
+	}
 	began := b.o.Clock.Now()
-	s := Snapshot{ID: newSnapshotID(began)}
-	err := b.take(ctx, &s)
+	s := Snapshot{ID: newSnapshotID(began), Class: how.Class}
+	r := run{id: s.ID, started: clock.Micros(began), class: how.Class, outcome: "kept"}
+	err := b.take(ctx, by, how, &s, &r)
 	s.Took = b.o.Clock.Now().Sub(began)
-	refusal := b.judge(&s, err)
+	refusal := b.judge(&s, err, how.keysOnly)
+	r.ended = clock.Micros(began.Add(s.Took))
 	recorded := b.o.Trail.Do(context.WithoutCancel(ctx), by, audit.Event{Action: ActionRun, Resource: "snapshot " + s.ID}, func(tx *db.Tx, e *audit.Event) error {
-		outcome, reason := "kept", ""
 		if refusal != nil {
-			outcome, reason = "partial", refusal.Slug()
+			r.outcome, r.reason = "partial", refusal.Slug()
 			if err != nil {
-				outcome = "failed"
+				r.outcome = "failed"
 			}
 			e.Deny(refusal)
 		}
-		text, err := json.Marshal(figures{s.Rows, s.Bytes, s.NewBytes, s.TreeSize, s.Copies})
-		if err != nil {
-			return err
-		}
-		return insertRun(ctx, tx, s.ID, clock.Micros(began), clock.Micros(began.Add(s.Took)), outcome, reason, string(text))
+		r.figures.Rows, r.figures.Bytes, r.figures.NewBytes, r.figures.TreeSize = s.Rows, s.Bytes, s.NewBytes, s.TreeSize
+		r.figures.Copies, r.figures.Taken = s.Copies, clock.Micros(s.Taken)
+		return insertRun(context.WithoutCancel(ctx), tx, r)
 	})
-	if err != nil && refusal != nil {
+	if err != nil {
 		b.o.Log.ErrorContext(ctx, "backup failed", "snapshot", s.ID, "error", err)
 	}
+	b.tell(ctx, refusal)
 	return s, recorded
 }
 
+// tell raises or clears what the outcome of a run says.
+func (b *Backup) tell(ctx context.Context, refusal *problem.Problem) {
+	if b.o.Findings == nil {
+		return
+	}
+	var err error
+	if refusal != nil {
+		err = b.o.Findings.Raise(ctx, FindingIncomplete, "", refusal.Error())
+	} else {
+		err = errors.Join(b.o.Findings.Clear(ctx, FindingIncomplete, ""), b.o.Findings.Clear(ctx, FindingOverdue, ""))
+	}
+	if err != nil {
+		b.o.Log.WarnContext(ctx, "a finding about backups was not written down", "error", err)
+	}
+}
+
 // judge decides whether the snapshot counts, and says why not.
-func (b *Backup) judge(s *Snapshot, err error) *problem.Problem {
+func (b *Backup) judge(s *Snapshot, err error, keysOnly bool) *problem.Problem {
 	if err != nil {
 		return problem.New(problem.Unavailable, "backup-failed", "The backup failed: no snapshot was stored.").Because(err)
 	}
 	for _, part := range []Part{Data, Keys} {
+		if keysOnly && part == Data {
+			continue
+		}
 		var media []string
 		for _, c := range s.Copies {
 			if c.Part == part && c.Error == "" && !slices.Contains(media, c.Medium) {
@@ -285,16 +356,36 @@ func (b *Backup) judge(s *Snapshot, err error) *problem.Problem {
 }
 
 // take copies both parts from one moment, and stores the manifests last: what has none is no snapshot.
-func (b *Backup) take(ctx context.Context, s *Snapshot) error {
+func (b *Backup) take(ctx context.Context, by actor.Actor, how Taking, s *Snapshot, r *run) error {
 	parts := map[Part]*taking{}
-	for _, part := range []Part{Data, Keys} {
+	wanted := []Part{Data, Keys}
+	if how.keysOnly {
+		wanted = wanted[1:]
+	}
+	var expected int64
+	for _, part := range wanted {
 		t, err := b.begin(ctx, part)
 		if t != nil {
+			t.whole = how.Class == ClassDaily
 			parts[part] = t
+			expected += t.rowsBefore
 		}
 		if err != nil {
 			return err
 		}
+	}
+	tell := func(int64) {}
+	if how.Progress != nil {
+		var done int64
+		tell = func(n int64) {
+			done += n
+			how.Progress(done, max(expected, done))
+		}
+	}
+	// The root key may be a service far away: it is asked before the transaction, and again when the KEKs
+	// have changed meanwhile.
+	if err := b.exportKEKs(ctx, by, parts[Keys]); err != nil {
+		return err
 	}
 	err := b.o.DB.Snapshot(ctx, func(tx *db.Tx) error {
 		schema, err := tx.SchemaVersion(ctx)
@@ -303,6 +394,12 @@ func (b *Backup) take(ctx context.Context, s *Snapshot) error {
 		}
 		size, root, err := treeOf(ctx, tx)
 		if err != nil {
+			return err
+		}
+		if r.needs, err = b.o.Keys.Versions(ctx, tx); err != nil {
+			return err
+		}
+		if r.figures.Erased, err = countTombstones(ctx, tx); err != nil {
 			return err
 		}
 		s.Taken, s.TreeSize = b.o.Clock.Now(), size
@@ -314,7 +411,17 @@ func (b *Backup) take(ctx context.Context, s *Snapshot) error {
 			t.manifest = &Manifest{
 				Format: formatVersion, ID: s.ID, Part: part, Taken: s.Taken, Installation: b.o.DB.Installation(),
 				Environment: b.o.DB.Environment(), Engine: b.o.DB.Engine().String(), Schema: schema, Program: b.o.Program,
-				TreeSize: size, TreeRoot: root, Label: b.o.Label, Jurisdiction: b.o.Jurisdiction,
+				TreeSize: size, TreeRoot: root, Label: b.o.Label, Jurisdiction: b.o.Jurisdiction, Retention: how.Class, Needs: r.needs,
+			}
+			if part == Keys {
+				if len(b.o.Recovery) > 0 && t.keksOf != b.keksOf(r.needs) {
+					return errKEKsMoved
+				}
+				t.manifest.KEKs, t.manifest.KEKsOf = t.keks, t.keksOf
+			} else if b.o.Files != nil {
+				if t.manifest.Files, err = b.o.Files(); err != nil {
+					return fmt.Errorf("the settings cannot be copied: %w", err)
+				}
 			}
 		}
 		for _, table := range tables {
@@ -323,6 +430,10 @@ func (b *Backup) take(ctx context.Context, s *Snapshot) error {
 				part = Keys
 			}
 			t := parts[part]
+			if t == nil || table.Name == restoringTable {
+				continue
+			}
+			t.tell = tell
 			copied, bytes, err := t.copyTable(ctx, tx, table, t.before[table.Name])
 			if err != nil {
 				return err
@@ -342,10 +453,44 @@ func (b *Backup) take(ctx context.Context, s *Snapshot) error {
 	if err != nil {
 		return err
 	}
-	for _, part := range []Part{Data, Keys} {
+	for _, part := range wanted {
 		if err := b.finish(ctx, s, parts[part]); err != nil {
 			return err
 		}
+	}
+	return b.sweepKeys(ctx, s, parts[Keys])
+}
+
+// errKEKsMoved means that a KEK was made or destroyed while the snapshot began.
+var errKEKsMoved = errors.New("the key-encryption keys changed while the backup began; run it again")
+
+// keksOf says which KEKs are sealed to whom.
+func (b *Backup) keksOf(versions map[string][]uint32) string {
+	h := sha256.New()
+	for _, r := range b.o.Recovery {
+		fmt.Fprintln(h, r) // as age writes it: the recipient is public
+	}
+	return keyring.KEKGeneration(versions) + "for " + hex.EncodeToString(h.Sum(nil)[:8])
+}
+
+// exportKEKs has the KEKs sealed to the holders of the recovery keys, unless the snapshot before has them.
+func (b *Backup) exportKEKs(ctx context.Context, by actor.Actor, t *taking) error {
+	if len(b.o.Recovery) == 0 {
+		return nil
+	}
+	var versions map[string][]uint32
+	err := b.o.DB.View(ctx, func(tx *db.Tx) (err error) {
+		versions, err = b.o.Keys.Versions(ctx, tx)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if of := b.keksOf(versions); t.keksOf != of {
+		if t.keks, err = b.o.Keys.ExportForRecovery(ctx, by, b.o.Recovery); err != nil {
+			return err
+		}
+		t.keksOf = of
 	}
 	return nil
 }
@@ -356,6 +501,10 @@ type taking struct {
 	before   map[string]*Copied // of the snapshot before, by table
 	manifest *Manifest
 	absent   map[*Repository]error // could not be reached to begin with
+
+	rowsBefore int64
+	keks       []byte // of the snapshot before, or fresh
+	keksOf     string
 }
 
 func (b *Backup) begin(ctx context.Context, part Part) (*taking, error) {
@@ -383,7 +532,9 @@ func (b *Backup) begin(ctx context.Context, part Part) (*taking, error) {
 	if err != nil {
 		return nil, err
 	}
+	t.forget = part == Keys
 	if newest != nil {
+		t.rowsBefore, t.keks, t.keksOf = newest.Rows, newest.KEKs, newest.KEKsOf
 		for i := range newest.Tables {
 			t.before[newest.Tables[i].Name] = &newest.Tables[i]
 		}
@@ -495,6 +646,8 @@ func (t *taking) complete(ctx context.Context, r *Repository, needed map[string]
 	}
 	return nil
 }
+
+var errForbidden = problem.New(problem.Forbidden, "backup-forbidden", "Backups are for the operators of this installation.")
 
 // errNothing means that there is no snapshot.
 var errNothing = problem.New(problem.NotFound, "backup-not-found", "There is no snapshot in these repositories. Run a backup first.")

@@ -46,6 +46,15 @@ type Manifest struct {
 	Rows         int64     `json:"rows"`
 	Bytes        int64     `json:"bytes"`     // of the rows, before compression
 	NewBytes     int64     `json:"new_bytes"` // stored for this snapshot alone, in one repository
+
+	// Needs are the versions of each key that were live: what the snapshot needs to be read.
+	Needs map[string][]uint32 `json:"needs,omitempty"`
+	// Files are the settings and the policies, by their path in the data folder; part Data only.
+	Files map[string][]byte `json:"files,omitempty"`
+	// KEKs are sealed to the holders of the recovery keys and to nobody else (age); part Keys only. KEKsOf
+	// says which KEKs and which holders.
+	KEKs   []byte `json:"keks,omitempty"`
+	KEKsOf string `json:"keks_of,omitempty"`
 }
 
 // Copied is a table of a snapshot.

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"strongroom/internal/db"
@@ -30,24 +31,90 @@ func (s *source) open(ctx context.Context, name string) ([]byte, error) {
 // Progress is told how far a restore is: rows that are done, and rows in all.
 type Progress func(done, total int64)
 
-// restore makes the database that o describes out of the sources, one for each part, and leaves it closed.
-// The tables and their rows are held against the manifests before anything else is done with them.
-func restore(ctx context.Context, o db.Options, sources []*source, progress Progress) (err error) {
-	var total, done int64
-	for _, s := range sources {
-		total += s.manifest.Rows
+// restoringTable notes, in the database that is restored, what was done so far.
+const restoringTable = "restoring"
+
+// restore is restoreInto for a database that is empty, and done when it returns.
+func restore(ctx context.Context, o db.Options, sources []*source, progress Progress) error {
+	return restoreInto(ctx, o, sources, Into{Progress: progress})
+}
+
+// Into says how a database is restored.
+type Into struct {
+	// Replace allows the database to hold something, which is lost.
+	Replace bool
+	// Only restores some tables and leaves the others empty; nil restores all.
+	Only     func(table string) bool
+	Progress Progress
+	// Finish makes the restored database fit to serve, before it counts as one. It opens the database
+	// itself. nil does nothing.
+	Finish func(ctx context.Context) error
+}
+
+// restoreInto makes the database that o describes out of the sources, one for each part, and leaves it closed.
+// The tables and their rows are held against the manifests before anything else is done with them. What
+// was cut off goes on with the table that it was at, when it is of the same snapshot, and begins anew else.
+func restoreInto(ctx context.Context, o db.Options, sources []*source, into Into) (err error) {
+	if into.Only != nil {
+		for i, s := range sources {
+			m := *s.manifest
+			m.Tables = slices.DeleteFunc(slices.Clone(m.Tables), func(t Copied) bool { return !into.Only(t.Name) })
+			m.Rows = 0
+			for _, t := range m.Tables {
+				m.Rows += t.Rows
+			}
+			sources[i] = &source{s.key, s.repositories, &m}
+		}
 	}
 	o.Create, o.Schema = true, sources[0].manifest.Schema
+	if err := fill(ctx, o, sources, into); err != nil {
+		return err
+	}
+	if into.Finish != nil {
+		if err := into.Finish(ctx); err != nil {
+			return err
+		}
+	}
+	o.Create, o.Schema = false, 0
 	d, err := db.Open(ctx, o)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, d.Close()) }()
-	if err := untouched(ctx, d); err != nil {
+	return d.Update(ctx, func(tx *db.Tx) error {
+		_, err := tx.Exec(ctx, `DELETE FROM restoring WHERE name >= $1`, "")
+		return err
+	})
+}
+
+func fill(ctx context.Context, o db.Options, sources []*source, into Into) (err error) {
+	var total, done int64
+	var what string
+	for _, s := range sources {
+		total += s.manifest.Rows
+		what += string(s.manifest.Part) + " " + s.manifest.ID + " "
+	}
+	d, err := db.Open(ctx, o)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, d.Close()) }()
+	finished, err := beginRestore(ctx, d, what, into.Replace)
+	if err != nil {
 		return err
 	}
 	for _, s := range sources {
 		for _, t := range s.manifest.Tables {
+			if finished[t.Name] {
+				done += t.Rows
+				continue
+			}
+			if t.Name == "installation" {
+				if err := s.replace(ctx, d, t); err != nil {
+					return fmt.Errorf("table %s: %w", t.Name, err)
+				}
+				continue
+			}
 			if err := d.Clear(ctx, t.Table); err != nil {
 				return fmt.Errorf("table %s: %w", t.Name, err)
 			}
@@ -57,24 +124,106 @@ func restore(ctx context.Context, o db.Options, sources []*source, progress Prog
 					return fmt.Errorf("table %s: %w", t.Name, err)
 				}
 				done += n
-				if progress != nil {
-					progress(done, total)
+				if into.Progress != nil {
+					into.Progress(done, total)
 				}
+			}
+			if err := markDone(ctx, d, t.Name); err != nil {
+				return err
 			}
 		}
 	}
 	return compare(ctx, d, sources)
 }
 
-// untouched refuses a database in which anything ever happened.
-func untouched(ctx context.Context, d *db.DB) error {
-	return d.View(ctx, func(tx *db.Tx) error {
-		var n int64
-		if err := tx.QueryRow(ctx, `SELECT (SELECT COUNT(*) FROM kek WHERE version >= $1) + (SELECT COUNT(*) FROM log_checkpoint)`, 0).Scan(&n); err != nil {
+// beginRestore refuses a database in which anything ever happened, unless a restore was cut off there or it may
+// be replaced, and returns the tables that are done.
+func beginRestore(ctx context.Context, d *db.DB, what string, replace bool) (finished map[string]bool, err error) {
+	begun, goesOn := "", false
+	finished = make(map[string]bool)
+	var used int64
+	err = d.View(ctx, func(tx *db.Tx) error {
+		rows, err := tx.Query(ctx, `SELECT name, detail FROM restoring WHERE name >= $1`, "")
+		if err != nil {
 			return err
 		}
-		if n > 0 {
-			return ErrOccupied
+		defer rows.Close()
+		for rows.Next() {
+			var name, detail string
+			if err := rows.Scan(&name, &detail); err != nil {
+				return err
+			}
+			if name == "" {
+				begun, goesOn = detail, true
+			} else {
+				finished[name] = true
+			}
+		}
+		if err := rows.Err(); err != nil {
+			return err
+		}
+		return tx.QueryRow(ctx, `SELECT (SELECT COUNT(*) FROM kek WHERE version >= $1) + (SELECT COUNT(*) FROM log_checkpoint)`, 0).Scan(&used)
+	})
+	switch {
+	case err != nil:
+		return nil, err
+	case goesOn && begun == what:
+		return finished, nil
+	case used > 0 && !goesOn && !replace:
+		return nil, ErrOccupied
+	}
+	return nil, d.Update(ctx, func(tx *db.Tx) error {
+		if _, err := tx.Exec(ctx, `DELETE FROM restoring WHERE name >= $1`, ""); err != nil {
+			return err
+		}
+		_, err := tx.Exec(ctx, `INSERT INTO restoring (name, detail) VALUES ($1, $2)`, "", what)
+		return err
+	})
+}
+
+func markDone(ctx context.Context, d *db.DB, table string) error {
+	return d.Update(ctx, func(tx *db.Tx) error {
+		_, err := tx.Exec(ctx, `INSERT INTO restoring (name, detail) VALUES ($1, $2)`, table, "done")
+		return err
+	})
+}
+
+// Unfinished reports whether a restore into d was cut off: such a database must not serve.
+func Unfinished(ctx context.Context, d *db.DB) (bool, error) {
+	var n int64
+	err := d.View(ctx, func(tx *db.Tx) error {
+		return tx.QueryRow(ctx, `SELECT COUNT(*) FROM restoring WHERE name = $1`, "").Scan(&n)
+	})
+	return n > 0, err
+}
+
+// replace puts the rows of a small table into the database in one step: without its name an installation
+// cannot be opened.
+func (s *source) replace(ctx context.Context, d *db.DB, t Copied) error {
+	names, marks := make([]string, len(t.Columns)), make([]string, len(t.Columns))
+	for i, c := range t.Columns {
+		names[i], marks[i] = `"`+c.Name+`"`, fmt.Sprintf("$%d", i+1)
+	}
+	var rows [][]any
+	for _, segment := range t.Segments {
+		err := restoreSegment(ctx, s.key, &t.Table, segment, s.open, func(row []byte) error {
+			values := make([]any, len(t.Columns))
+			rows = append(rows, values)
+			return readRow(row, values, t.Columns)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return d.Update(ctx, func(tx *db.Tx) error {
+		if _, err := tx.Exec(ctx, `DELETE FROM "`+t.Name+`"`); err != nil {
+			return err
+		}
+		for _, values := range rows {
+			query := `INSERT INTO "` + t.Name + `" (` + strings.Join(names, ", ") + `) VALUES (` + strings.Join(marks, ", ") + `)`
+			if _, err := tx.Exec(ctx, query, values...); err != nil {
+				return err
+			}
 		}
 		return nil
 	})
@@ -171,6 +320,12 @@ func (b *Backup) sources(ctx context.Context, id string) ([]*source, error) {
 			return nil, err
 		}
 		s := &source{key: key, repositories: reached}
+		if part == Data && id == "" {
+			id, err = b.newestID(ctx, reached)
+		}
+		if err != nil {
+			return nil, err
+		}
 		if part == Data {
 			s.manifest, err = readManifest(ctx, key, reached, id, b.o.Keys.EvidenceVerifiers())
 		} else {

@@ -15,6 +15,9 @@ import (
 	"strongroom/internal/db"
 )
 
+// tellEvery is after how many rows the progress is told.
+const tellEvery = 512
+
 // tableCopy is the copying of one table in the order of its keys.
 type tableCopy struct {
 	*copier
@@ -46,6 +49,9 @@ type copier struct {
 	memory       memory
 	segment      int
 	slots        chan struct{} // bounds what is in flight
+	whole        bool          // fold changes into the segments
+	forget       bool          // what was deleted must not stay in a segment
+	tell         func(rows int64)
 	wait         sync.WaitGroup
 
 	mu       sync.Mutex
@@ -167,7 +173,10 @@ func (w *tableCopy) all(ctx context.Context, rows *sql.Rows) (bytes int64, err e
 	key, bound := make([]any, len(columns)), make([]any, len(columns))
 	next := -1 // the segment whose first key bound holds
 	var row, keyed []byte
-	for rows.Next() {
+	for n := int64(1); rows.Next(); n++ {
+		if n%tellEvery == 0 && w.tell != nil {
+			w.tell(tellEvery)
+		}
 		if err := rows.Scan(targets...); err != nil {
 			return 0, err
 		}
@@ -309,6 +318,8 @@ func (w *tableCopy) leave(ctx context.Context) error {
 		w.clear()
 		return nil
 	case w.delta.empty():
+	case w.whole, w.forget && len(w.delta.removed) > 0:
+		return w.write(ctx)
 	case size > int(s.Bytes)/rewriteShare:
 		return w.write(ctx)
 	default:

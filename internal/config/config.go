@@ -17,6 +17,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -53,6 +54,7 @@ type Config struct {
 	SMS         SMS          `yaml:"sms"`
 	Log         Log          `yaml:"log"`
 	Collections []Collection `yaml:"collections"`
+	Backup      Backup       `yaml:"backup"`
 
 	// Policies is the folder of the Cedar files that say what services may do; empty permits nothing.
 	Policies string `yaml:"policies"`
@@ -321,12 +323,12 @@ func (c *Config) Resolve() error {
 
 // paths returns every setting that is a path below Data when it is relative.
 func (c *Config) paths() []*string {
-	return []*string{
+	return append(c.Backup.paths(), []*string{
 		&c.Policies, &c.RootKey.File, &c.RootKey.Passphrase.File, &c.Database.Password.File, &c.SMS.Secret.File,
 		&c.Listeners.App.Certificate, &c.Listeners.App.Key, &c.Listeners.App.BackupKey, &c.Listeners.App.ClientCA,
 		&c.Listeners.Service.Certificate, &c.Listeners.Service.Key, &c.Listeners.Service.BackupKey, &c.Listeners.Service.ClientCA,
 		&c.Listeners.Admin.Certificate, &c.Listeners.Admin.Key, &c.Listeners.Admin.BackupKey, &c.Listeners.Admin.ClientCA,
-	}
+	}...)
 }
 
 // PostgresURL returns the database URL with its password in place, as a secret.
@@ -350,6 +352,7 @@ func (c *Config) PostgresURL() (secret.Value, error) {
 // again: the short settings file of `strongroom dev`.
 func (c *Config) Differences() (string, error) {
 	own, standard := *c, Default()
+	own.Backup.Repositories = slices.Clone(c.Backup.Repositories) // their folders are named anew below
 	for _, p := range own.paths() {
 		if below, err := filepath.Rel(c.Data, *p); *p != "" && err == nil && filepath.IsLocal(below) {
 			*p = below

@@ -16,7 +16,7 @@ func TestTemplateIsTheDefault(t *testing.T) {
 	}
 	want := Default()
 	// An empty list in the file and none at all mean the same.
-	c.Collections = nil
+	c.Collections, c.Backup.Repositories, c.Backup.Recipients = nil, nil, nil
 	for _, l := range []*Listener{&c.Listeners.App, &c.Listeners.Service, &c.Listeners.Admin} {
 		l.Allow, l.TrustedProxies = nil, nil
 	}

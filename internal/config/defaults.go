@@ -35,8 +35,9 @@ func Default() Config {
 			SessionLifetime:      24 * time.Hour,
 			StartsPerHour:        60,
 		},
-		SMS: SMS{Sender: "webhook", NumberHourly: 5, NumberDaily: 10, DailyCap: 10_000},
-		Log: Log{Level: "info", Format: "json"},
+		SMS:    SMS{Sender: "webhook", NumberHourly: 5, NumberDaily: 10, DailyCap: 10_000},
+		Log:    Log{Level: "info", Format: "json"},
+		Backup: defaultBackup(),
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"net/url"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -48,6 +49,7 @@ func (c *Config) Validate() error {
 	v.duration("listeners.drain", c.Listeners.Drain, 0, 5*time.Minute)
 	v.login(c.Login, dev)
 	v.sms(c.SMS, dev)
+	v.backup(&c.Backup)
 	v.check(c.Log.Level == "debug" || c.Log.Level == "info" || c.Log.Level == "warn" || c.Log.Level == "error",
 		"log.level", "is not a level", "choose debug, info, warn or error")
 	v.check(c.Log.Format == "json" || c.Log.Format == "text", "log.format", "is not a format", "choose json or text")
@@ -249,7 +251,7 @@ func (c *Config) override(environ []string) error {
 	}
 	// Only now is it known which variables the settings name as secrets.
 	for _, name := range unknown {
-		if name != c.RootKey.Passphrase.Env && name != c.Database.Password.Env && name != c.SMS.Secret.Env {
+		if name != c.RootKey.Passphrase.Env && name != c.Database.Password.Env && name != c.SMS.Secret.Env && !slices.Contains(c.Backup.secretVariables(), name) {
 			errs = append(errs, &Error{Key: name, Problem: "names no setting", Remedy: "see the keys in " + FileName + ", or unset it"})
 		}
 	}

@@ -102,6 +102,9 @@ func (v *Vault) Erase(ctx context.Context, by actor.Actor, owner customer.ID, re
 		return Erasure{}, err
 	}
 	// Committed: what follows can be done again.
+	if v.erased != nil {
+		v.erased()
+	}
 	var out Erasure
 	out.Scrubbed, err = v.scrub(ctx)
 	if err != nil {

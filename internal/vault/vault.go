@@ -93,6 +93,8 @@ type Match struct {
 type Options struct {
 	Collections []Collection // nil means Defaults
 	Erasers     []Eraser     // the other rooms that Erase has to reach
+	// Erased is called after an erasure was committed, for copies elsewhere to follow; nil calls nobody.
+	Erased func()
 
 	Clock   clock.Clock           // nil means clock.System
 	Log     *slog.Logger          // nil discards
@@ -106,6 +108,7 @@ type Vault struct {
 	trail       *audit.Trail
 	collections map[string]*schema
 	erasers     []Eraser
+	erased      func()
 	clock       clock.Clock
 	log         *slog.Logger
 	operations  *prometheus.CounterVec
@@ -127,7 +130,7 @@ func New(d *db.DB, keys *keyring.Keyring, trail *audit.Trail, o Options) (*Vault
 	if err != nil {
 		return nil, err
 	}
-	v := &Vault{db: d, keys: keys, trail: trail, collections: collections, erasers: o.Erasers, clock: o.Clock, log: o.Log}
+	v := &Vault{db: d, keys: keys, trail: trail, collections: collections, erasers: o.Erasers, erased: o.Erased, clock: o.Clock, log: o.Log}
 	v.operations = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "strongroom_vault_operations_total",
 		Help: "Operations on records, by action and outcome.",
