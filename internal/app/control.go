@@ -36,6 +36,7 @@ type Operator interface {
 	Findings(ctx context.Context, all bool) ([]finding.Finding, error)
 	VaultOperator
 	KeyOperator
+	BackupOperator
 	// Close lets go of the installation.
 	Close() error
 }
@@ -74,6 +75,7 @@ func serveControl(house *House, data string, log *slog.Logger) (*control, error)
 	mux.HandleFunc("POST /keys", c.keys)
 	mux.HandleFunc("POST /findings", c.findings)
 	c.vaultRoutes(mux)
+	c.backupRoutes(mux)
 	mux.HandleFunc("POST /rotation", c.rotation)
 	c.server = &http.Server{
 		Handler:           mux,

@@ -18,6 +18,7 @@ import (
 
 	"strongroom/internal/actor"
 	"strongroom/internal/audit"
+	"strongroom/internal/backup"
 	"strongroom/internal/clock"
 	"strongroom/internal/config"
 	"strongroom/internal/customer"
@@ -31,6 +32,9 @@ import (
 	"strongroom/internal/problem"
 	"strongroom/internal/vault"
 )
+
+// memoryFile is where the newest checkpoint of the trail is remembered, outside of the database.
+const memoryFile = "checkpoint"
 
 // databaseFile is the first file of the embedded database; database.json says which one holds.
 const databaseFile = "strongroom-1.db"
@@ -62,11 +66,16 @@ type House struct {
 	root keyring.Root
 	log  *slog.Logger
 	lock *os.File // of the data folder, while a server runs on it
+
+	backups   backups
+	memory    string // file of the checkpoint that is remembered, within the data folder; "" remembers none
+	restoring bool   // the database may be one whose restore is not done
+	replaced  bool   // another database was restored in this one's place
 }
 
 // openHouse opens what Init has made, in the name of the actor.
 func openHouse(ctx context.Context, c config.Config, by actor.Actor, log *slog.Logger) (_ *House, err error) {
-	h := &House{Config: c, Metrics: prometheus.NewRegistry(), log: log}
+	h := &House{Config: c, Metrics: prometheus.NewRegistry(), log: log, memory: memoryFile}
 	defer func() {
 		if err != nil {
 			_ = h.Close() // the first failure is the one to tell
@@ -96,9 +105,17 @@ func (h *House) open(ctx context.Context, by actor.Actor, create bool) error {
 		}
 		options.Dir, options.File, options.Key = c.Data, key.File, key.Key
 	}
-	var err error
+	return h.openDatabase(ctx, by, options)
+}
+
+// openDatabase opens the rooms that every house has, over the database that the options describe.
+func (h *House) openDatabase(ctx context.Context, by actor.Actor, options db.Options) (err error) {
+	create := options.Create
 	if h.DB, err = db.Open(ctx, options); err != nil {
 		return fmt.Errorf("database: %w", err)
+	}
+	if err := h.checkRestored(ctx); err != nil {
+		return err
 	}
 	holder := id.New("run")
 	h.Jobs = jobs.New(h.DB, jobs.Options{Holder: holder, Clock: clock.System, Log: h.log, Metrics: h.Metrics})
@@ -113,11 +130,14 @@ func (h *House) open(ctx context.Context, by actor.Actor, create bool) error {
 // trail, whose events are sealed and signed with keys.
 func (h *House) openTrail(ctx context.Context, by actor.Actor, holder string, create bool) (err error) {
 	connect := func(k *keyring.Keyring) keyring.Recorder {
-		h.Trail = audit.New(h.DB, k, audit.Options{
+		options := audit.Options{
 			Clock: clock.System, Log: h.log, Metrics: h.Metrics, Holder: holder,
-			Wake:     func() { h.Jobs.Wake(audit.JobName) },
-			Remember: audit.RememberFile(filepath.Join(h.Config.Data, "checkpoint")),
-		})
+			Wake: func() { h.Jobs.Wake(audit.JobName) },
+		}
+		if h.memory != "" {
+			options.Remember = audit.RememberFile(filepath.Join(h.Config.Data, h.memory))
+		}
+		h.Trail = audit.New(h.DB, k, options)
 		h.Findings = finding.New(finding.Options{DB: h.DB, Trail: h.Trail, Clock: clock.System, Log: h.log, Metrics: h.Metrics})
 		return func(ctx context.Context, tx *db.Tx, by actor.Actor, c customer.ID, action, resource string) error {
 			return h.Trail.Record(ctx, tx, by, audit.Event{Action: action, Resource: resource, Customer: c, Outcome: audit.Granted})
@@ -126,6 +146,7 @@ func (h *House) openTrail(ctx context.Context, by actor.Actor, holder string, cr
 	h.Ring, err = keyring.Open(ctx, by, keyring.Options{
 		DB: h.DB, Root: h.root, Create: create, Connect: connect, Clock: clock.System, Log: h.log, Metrics: h.Metrics,
 		KEKEvery: h.Config.Keys.KEKEvery, ServiceEvery: h.Config.Keys.ServiceEvery, Rate: h.Config.Keys.RotationRate,
+		Needed: backup.Needed,
 	})
 	return err
 }
@@ -182,6 +203,7 @@ func (h *House) settle(ctx context.Context) error {
 // Close closes what was opened, last first.
 func (h *House) Close() error {
 	var errs []error
+	errs = append(errs, h.backups.close())
 	if h.DB != nil {
 		errs = append(errs, h.DB.Close())
 	}
@@ -221,11 +243,11 @@ func Init(ctx context.Context, c config.Config) error {
 			return errors.Join(err, root.Close())
 		}
 	}
-	h := &House{Config: c, Metrics: prometheus.NewRegistry(), log: slog.New(slog.DiscardHandler), root: root}
+	h := &House{Config: c, Metrics: prometheus.NewRegistry(), log: slog.New(slog.DiscardHandler), root: root, memory: memoryFile}
 	if err := errors.Join(h.open(ctx, commandActor(os.Getuid()), true), h.Close()); err != nil {
 		return err
 	}
-	if err := writeDevPolicy(c); err != nil {
+	if err := errors.Join(writeDevPolicy(c), makeDevRecovery(&c)); err != nil {
 		return err
 	}
 	// The settings come last: a folder that has them is complete.
@@ -345,5 +367,8 @@ func (o operator) Findings(ctx context.Context, all bool) ([]finding.Finding, er
 
 // Close brings the trail up to date and closes the installation.
 func (o operator) Close() error {
+	if o.house.replaced { // its trail is not this folder's any more
+		return o.house.Close()
+	}
 	return errors.Join(o.house.settle(context.Background()), o.house.Close())
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 
+	"strongroom/internal/backup"
 	"strongroom/internal/clock"
 	"strongroom/internal/customer"
 	"strongroom/internal/edge"
@@ -40,6 +41,7 @@ func (h *House) openVault() (err error) {
 	h.Vault, err = vault.New(h.DB, h.Ring, h.Trail, vault.Options{
 		Collections: collections, Clock: clock.System, Log: h.log, Metrics: h.Metrics,
 		Erasers: []vault.Eraser{identity.NewEraser(h.Ring)},
+		Erased:  func() { h.Jobs.Wake(backup.JobKeys) },
 	})
 	if err != nil {
 		return fmt.Errorf("collections: %w", err)
@@ -48,7 +50,11 @@ func (h *House) openVault() (err error) {
 }
 
 func (o operator) Erase(ctx context.Context, c customer.ID, reason string) (vault.Erasure, error) {
-	return o.house.Vault.Erase(ctx, o.by, c, reason)
+	out, err := o.house.Vault.Erase(ctx, o.by, c, reason)
+	if err == nil && o.alone {
+		o.refreshKeys(ctx) // a running server does it by itself
+	}
+	return out, err
 }
 
 func (o operator) Receipt(ctx context.Context, c customer.ID) (vault.Receipt, error) {

@@ -73,6 +73,10 @@ type Options struct {
 	Keys         KeySource
 	Trail        *audit.Trail
 	Repositories []*Repository
+	// Unopened are the repositories that could not be opened: their copies are missing.
+	Unopened []Unopened
+	// Taking is held while a snapshot is taken, for whoever opens the repositories anew; nil makes one.
+	Taking *sync.Mutex
 	// Recovery are the holders of the keys that open a repository when everything else is lost.
 	Recovery []age.Recipient
 	// Folder keeps, on this machine, the fingerprints of what was stored; it may be lost. Empty keeps none.
@@ -100,7 +104,13 @@ type Options struct {
 // time.
 type Backup struct {
 	o      Options
-	taking sync.Mutex
+	taking *sync.Mutex
+}
+
+// Unopened is a repository that could not be opened, and why.
+type Unopened struct {
+	RepositoryOptions
+	Err error
 }
 
 // New returns the backup of o.DB.
@@ -122,7 +132,10 @@ func New(o Options) (*Backup, error) {
 			return nil, err
 		}
 	}
-	return &Backup{o: o}, nil
+	if o.Taking == nil {
+		o.Taking = new(sync.Mutex)
+	}
+	return &Backup{o: o, taking: o.Taking}, nil
 }
 
 // Copy is one part of a snapshot in one repository.
@@ -339,16 +352,19 @@ func (b *Backup) judge(s *Snapshot, err error, keysOnly bool) *problem.Problem {
 		if keysOnly && part == Data {
 			continue
 		}
-		var media []string
+		var media, without []string
 		for _, c := range s.Copies {
 			if c.Part == part && c.Error == "" && !slices.Contains(media, c.Medium) {
 				media = append(media, c.Medium)
 			}
+			if c.Part == part && c.Error != "" {
+				without = append(without, c.Repository)
+			}
 		}
 		if len(media) < b.o.Media {
 			return problem.New(problem.Unavailable, "backup-incomplete",
-				"The %s of this snapshot lie on %d separate media, and %d are asked for. See which copies failed, mend the repository, and run the backup again.",
-				part, len(media), b.o.Media)
+				"The %s of this snapshot lie on %d separate media, and %d are asked for. Without a copy: %s. The log says why; mend the repository, and run the backup again.",
+				part, len(media), b.o.Media, strings.Join(without, ", "))
 		}
 	}
 	s.Kept = true
@@ -622,6 +638,11 @@ func (b *Backup) finish(ctx context.Context, s *Snapshot, t *taking) error {
 			b.o.Log.WarnContext(ctx, "a backup repository has no copy", "repository", r.Name, "snapshot", s.ID, "error", err)
 		}
 		s.Copies = append(s.Copies, c)
+	}
+	for _, u := range b.o.Unopened {
+		if u.Part == m.Part {
+			s.Copies = append(s.Copies, Copy{Repository: u.Name, Part: m.Part, Medium: u.Medium, Region: u.Region, Error: u.Err.Error()})
+		}
 	}
 	return t.memory.keep(needed)
 }

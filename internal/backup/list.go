@@ -56,6 +56,9 @@ func (b *Backup) List(ctx context.Context, by actor.Actor) (Listing, error) {
 	for r, err := range lost {
 		l.Unreachable = append(l.Unreachable, r.Name+": "+err.Error())
 	}
+	for _, u := range b.o.Unopened {
+		l.Unreachable = append(l.Unreachable, u.Err.Error())
+	}
 	slices.Sort(l.Unreachable)
 	if problem.Is(err, "backup-not-found") {
 		l.Next = b.o.Schedule.estimate(nil, b.o.Clock.Now())

@@ -45,21 +45,30 @@ const continuousShare = 10
 
 var system = actor.OfSystem("backup")
 
-// Jobs returns the jobs that keep the copies up to date. drill may be nil.
-func (b *Backup) Jobs(drill func(ctx context.Context) error) []jobs.Job {
-	if len(b.o.Repositories) == 0 {
-		return []jobs.Job{{Name: JobWatch, Every: look, Quiet: true, Leased: true, Run: b.watch}}
+// Jobs returns the jobs that keep the copies up to date. open returns the Backup, whose repositories may be
+// others from run to run; configured says that there are any.
+func Jobs(s Schedule, engine db.Engine, configured bool, open func(ctx context.Context) (*Backup, error), drill func(ctx context.Context) error) []jobs.Job {
+	with := func(run func(b *Backup, ctx context.Context) error) func(ctx context.Context) error {
+		return func(ctx context.Context) error {
+			b, err := open(ctx)
+			if err != nil {
+				return err
+			}
+			return run(b, ctx)
+		}
 	}
-	all := []jobs.Job{
-		{Name: JobSnapshot, Every: look, Quiet: true, Leased: true, Run: b.whenDue},
-		{Name: JobKeys, Every: look, Quiet: true, Leased: true, Run: func(ctx context.Context) error { return b.RefreshKeys(ctx, system) }},
-		{Name: JobWatch, Every: look, Quiet: true, Leased: true, Run: b.watch},
+	all := []jobs.Job{{Name: JobWatch, Every: look, Quiet: true, Leased: true, Run: with((*Backup).watch)}}
+	if !configured {
+		return all
 	}
-	if b.o.Schedule.Continuous > 0 && b.o.DB.Engine() == db.SQLite {
-		all = append(all, jobs.Job{Name: JobContinuous, Every: b.o.Schedule.Continuous, Quiet: true, Leased: true, Run: b.whenChanged})
+	all = append(all,
+		jobs.Job{Name: JobSnapshot, Every: look, Quiet: true, Leased: true, Run: with((*Backup).whenDue)},
+		jobs.Job{Name: JobKeys, Every: look, Quiet: true, Leased: true, Run: with(func(b *Backup, ctx context.Context) error { return b.RefreshKeys(ctx, system) })})
+	if s.Continuous > 0 && engine == db.SQLite {
+		all = append(all, jobs.Job{Name: JobContinuous, Every: s.Continuous, Quiet: true, Leased: true, Run: with((*Backup).whenChanged)})
 	}
-	if drill != nil && b.o.Schedule.DrillEvery > 0 {
-		all = append(all, jobs.Job{Name: JobDrill, Every: b.o.Schedule.DrillEvery, Leased: true, Run: drill})
+	if s.DrillEvery > 0 {
+		all = append(all, jobs.Job{Name: JobDrill, Every: s.DrillEvery, Leased: true, Run: drill})
 	}
 	return all
 }

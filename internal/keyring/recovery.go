@@ -209,3 +209,21 @@ func KEKGeneration(versions map[string][]uint32) string {
 	}
 	return string(b)
 }
+
+// Sample returns up to n customers who have a key: the newest.
+func (k *Keyring) Sample(ctx context.Context, tx *db.Tx, n int) (all []customer.ID, err error) {
+	rows, err := tx.Query(ctx, `
+		SELECT customer_id FROM data_key WHERE version = $1 ORDER BY made_at DESC, customer_id LIMIT $2`, 1, n)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = rows.Close() }()
+	for rows.Next() {
+		var c customer.ID
+		if err := rows.Scan(&c); err != nil {
+			return nil, err
+		}
+		all = append(all, c)
+	}
+	return all, rows.Err()
+}
