@@ -408,7 +408,8 @@ func printRestored(w io.Writer, r app.RestoreReport) error {
 		fmt.Fprintf(w, "  %d customers who were erased since the snapshot are erased here too\n", r.Erased)
 	}
 	if r.Replaced != "" {
-		fmt.Fprintf(w, "  the database that was there is kept as %s: remove it when nobody needs it\n", r.Replaced)
+		_, err := fmt.Fprintf(w, "  the database that was there is kept as %s: remove it when nobody needs it\nNext: strongroom audit verify --data %s\n", r.Replaced, r.To)
+		return err
 	}
 	if strings.Contains(r.To, "://") {
 		_, err := fmt.Fprintln(w, "  To serve from it, name it in database.url of an installation with the same root key.")

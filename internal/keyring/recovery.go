@@ -79,7 +79,10 @@ func (k *Keyring) ExportForRecovery(ctx context.Context, by actor.Actor, recipie
 	if _, err := w.Write(text); err != nil {
 		return nil, err
 	}
-	return sealed.Bytes(), w.Close()
+	if err := w.Close(); err != nil {
+		return nil, err
+	}
+	return sealed.Bytes(), nil // only now: closing writes the end
 }
 
 // Recover has root wrap the KEKs of a restored database that nobody uses yet, out of what
