@@ -92,14 +92,20 @@ apart from each other and from the data: without them the data cannot be read by
 			if err := app.Init(cmd.Context(), c); err != nil {
 				return err
 			}
+			backups := `Copies are made nowhere yet: "strongroom backup recovery-key --out FILE", then name repositories in
+the settings under backup.`
+			if environment == config.Dev {
+				backups = fmt.Sprintf("Backups go to %[1]s/backups; what opens them when all else is lost is %[1]s/recovery.key: move it away.", s.data)
+			}
 			_, err := fmt.Fprintf(cmd.OutOrStdout(), `Made an installation for environment %s in %s.
 
   %-18s every setting, explained: certificates and an SMS gateway are yours to fill in
   %-18s the root key, sealed; keep a copy apart from the data
   %-18s its passphrase; move it to where your secrets live and say so in root_key.passphrase
 
+%s
 Next: edit the settings, run "strongroom config check --data %s", then "strongroom serve --data %s".
-`, environment, s.data, config.FileName, "root.key", "root.passphrase", s.data, s.data)
+`, environment, s.data, config.FileName, "root.key", "root.passphrase", backups, s.data, s.data)
 			return err
 		},
 	}
@@ -183,6 +189,7 @@ func welcome(w io.Writer, data string, u app.URLs) {
   admin    %-26[4]s staff, from this machine only
   ops      %-26[5]s /healthz /readyz /metrics
 
+Backups go to %[1]s/backups; what opens them when all else is lost is %[1]s/recovery.key: move it away.
 One-time codes appear at %[2]s/dev/inbox instead of on a phone.
 Certificates are signed by %[6]s.
 

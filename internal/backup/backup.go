@@ -172,8 +172,21 @@ type figures struct {
 	Erased   int64  `json:"erased"` // customers whose keys are in no copy any more
 }
 
-func newSnapshotID(at time.Time) string {
-	return "snap_" + at.UTC().Format("20060102t150405") + "_" + strings.ToLower(rand.Text()[:6])
+// snapshotTime is how a snapshot's id says when it was taken, to the microsecond and without the point.
+const snapshotTime = "20060102t150405.000000"
+
+// newSnapshotID returns an id that comes after newest, which may be "", in alphabetical order, also when the
+// clock was put back: what comes last is what a restore takes.
+func newSnapshotID(at time.Time, newest string) string {
+	stamp := func(at time.Time) string {
+		return "snap_" + strings.Replace(at.UTC().Format(snapshotTime), ".", "", 1)
+	}
+	if last, _, ok := strings.Cut(strings.TrimPrefix(newest, "snap_"), "_"); ok && stamp(at) <= "snap_"+last && len(last) > 15 {
+		if was, err := time.Parse(snapshotTime, last[:15]+"."+last[15:]); err == nil {
+			at = was.Add(time.Microsecond)
+		}
+	}
+	return stamp(at) + "_" + strings.ToLower(rand.Text()[:6])
 }
 
 // scope names the environment and the installation in whatever is sealed.
@@ -302,7 +315,7 @@ func (b *Backup) Take(ctx context.Context, by actor.Actor, how Taking) (Snapshot
 		how.Class = ClassManual
 	}
 	began := b.o.Clock.Now()
-	s := Snapshot{ID: newSnapshotID(began), Class: how.Class}
+	s := Snapshot{ID: newSnapshotID(began, ""), Class: how.Class}
 	r := run{id: s.ID, started: clock.Micros(began), class: how.Class, outcome: "kept"}
 	err := b.take(ctx, by, how, &s, &r)
 	s.Took = b.o.Clock.Now().Sub(began)
@@ -390,6 +403,12 @@ func (b *Backup) take(ctx context.Context, by actor.Actor, how Taking, s *Snapsh
 			return err
 		}
 	}
+	for _, t := range parts {
+		if s.ID <= t.newest {
+			s.ID = newSnapshotID(b.o.Clock.Now(), t.newest)
+		}
+	}
+	r.id = s.ID
 	tell := func(int64) {}
 	if how.Progress != nil {
 		var done int64
@@ -518,6 +537,7 @@ type taking struct {
 	manifest *Manifest
 	absent   map[*Repository]error // could not be reached to begin with
 
+	newest     string // id of the newest snapshot that there is
 	rowsBefore int64
 	keks       []byte // of the snapshot before, or fresh
 	keksOf     string
@@ -543,6 +563,13 @@ func (b *Backup) begin(ctx context.Context, part Part) (*taking, error) {
 		if err := os.MkdirAll(t.memory.folder, 0o700); err != nil {
 			return nil, err
 		}
+	}
+	ids, _, err := b.manifests(ctx, usable)
+	if err != nil {
+		return nil, err
+	}
+	if len(ids) > 0 {
+		t.newest = ids[len(ids)-1]
 	}
 	newest, err := b.newest(ctx, key, usable)
 	if err != nil {
