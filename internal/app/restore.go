@@ -189,6 +189,20 @@ func (r *restoration) intoFolder(ctx context.Context, progress backup.Progress) 
 		}
 		manifest += ".restored"
 	}
+	if !exists {
+		if err := r.refuseStranger(folder, manifest); err != nil {
+			return report, err
+		}
+	}
+	// A mark says that a database without settings is ours, from a restore that was cut off.
+	mark, ours := filepath.Join(folder, restoreMark), false
+	if !exists {
+		if _, err := os.Stat(mark); err == nil {
+			ours = true
+		} else if err := writeFile(mark, r.plan.Snapshot+"\n"); err != nil {
+			return report, err
+		}
+	}
 	key, err := keyring.OpenFileKey(ctx, r.root, manifest, r.config.Environment)
 	if errors.Is(err, keyring.ErrNoManifest) {
 		key, err = keyring.CreateFileKey(ctx, r.root, manifest, r.config.Environment, file)
@@ -199,6 +213,7 @@ func (r *restoration) intoFolder(ctx context.Context, progress backup.Progress) 
 	options := db.Options{Dir: folder, File: key.File, Key: key.Key, Environment: r.config.Environment, Log: r.log}
 	const memory = memoryFile + ".restored"
 	into := r.into(progress)
+	into.Replace = into.Replace || ours
 	into.Finish = func(ctx context.Context) (err error) {
 		report.Erased, err = r.finish(ctx, options, memory)
 		return err
@@ -206,16 +221,32 @@ func (r *restoration) intoFolder(ctx context.Context, progress backup.Progress) 
 	if report.Restored, err = r.plan.Restore(ctx, options, into); err != nil {
 		return report, err
 	}
+	// What is remembered of the trail is what the restored trail has: the restore itself is an event there.
+	if err := os.Rename(filepath.Join(folder, memory), filepath.Join(folder, memoryFile)); err != nil {
+		return report, err
+	}
 	if exists {
 		if err := os.Rename(manifest, filepath.Join(folder, keyring.ManifestName)); err != nil {
 			return report, err
 		}
-	} else if err := r.writeSettings(&r.config); err != nil {
+	} else if err := errors.Join(r.writeSettings(&r.config), os.Remove(mark)); err != nil {
 		return report, err
 	}
-	// What is remembered of the trail is what the restored trail has: the restore itself is an event there.
-	err = os.Rename(filepath.Join(folder, memory), filepath.Join(folder, memoryFile))
-	return report, err
+	return report, nil
+}
+
+// restoreMark is a file in a folder whose restore is not done.
+const restoreMark = "restoring"
+
+// refuseStranger refuses a folder without settings that has a database which no restore has made.
+func (r *restoration) refuseStranger(folder, manifest string) error {
+	if _, err := os.Stat(filepath.Join(folder, restoreMark)); err == nil {
+		return nil
+	}
+	if _, err := os.Stat(manifest); err == nil {
+		return fmt.Errorf("%s holds a database: choose another folder", folder)
+	}
+	return nil
 }
 
 // nextFile returns a name for a database file that the folder does not have.

@@ -66,9 +66,16 @@ func restoreInto(ctx context.Context, o db.Options, sources []*source, into Into
 			sources[i] = &source{s.key, s.repositories, &m}
 		}
 	}
-	o.Create, o.Schema = true, sources[0].manifest.Schema
-	if err := fill(ctx, o, sources, into); err != nil {
+	o.Create, o.Schema = false, 0
+	filled, err := isFilled(ctx, o, sources)
+	if err != nil {
 		return err
+	}
+	if !filled {
+		o.Create, o.Schema = true, sources[0].manifest.Schema
+		if err := fill(ctx, o, sources, into); err != nil {
+			return err
+		}
 	}
 	if into.Finish != nil {
 		if err := into.Finish(ctx); err != nil {
@@ -87,12 +94,37 @@ func restoreInto(ctx context.Context, o db.Options, sources []*source, into Into
 	})
 }
 
+// whatOf says what is restored.
+func whatOf(sources []*source) (what string) {
+	for _, s := range sources {
+		what += string(s.manifest.Part) + " " + s.manifest.ID + " "
+	}
+	return what
+}
+
+// filledMark says, behind whatOf, that all rows are there and were compared. Finish has its own events
+// then, and can be done again.
+const filledMark = "filled"
+
+// isFilled reports whether a restore of the same was cut off after its rows were compared.
+func isFilled(ctx context.Context, o db.Options, sources []*source) (filled bool, err error) {
+	d, err := db.Open(ctx, o)
+	if err != nil {
+		return false, nil // there is none, or fill says what is wrong with it
+	}
+	defer func() { err = errors.Join(err, d.Close()) }()
+	var n int64
+	err = d.View(ctx, func(tx *db.Tx) error {
+		return tx.QueryRow(ctx, `SELECT COUNT(*) FROM restoring WHERE name = $1 AND detail = $2`, "", whatOf(sources)+filledMark).Scan(&n)
+	})
+	return n > 0, err
+}
+
 func fill(ctx context.Context, o db.Options, sources []*source, into Into) (err error) {
 	var total, done int64
-	var what string
+	what := whatOf(sources)
 	for _, s := range sources {
 		total += s.manifest.Rows
-		what += string(s.manifest.Part) + " " + s.manifest.ID + " "
 	}
 	d, err := db.Open(ctx, o)
 	if err != nil {
@@ -133,7 +165,13 @@ func fill(ctx context.Context, o db.Options, sources []*source, into Into) (err 
 			}
 		}
 	}
-	return compare(ctx, d, sources)
+	if err := compare(ctx, d, sources); err != nil {
+		return err
+	}
+	return d.Update(ctx, func(tx *db.Tx) error {
+		_, err := tx.Exec(ctx, `UPDATE restoring SET detail = $1 WHERE name = $2`, what+filledMark, "")
+		return err
+	})
 }
 
 // beginRestore refuses a database in which anything ever happened, unless a restore was cut off there or it may
