@@ -72,6 +72,11 @@ type Options struct {
 	Jurisdiction string
 	Segment      int // bytes of rows in one object; 0 means 1 MiB
 
+	Retention Retention     // the zero value means DefaultRetention
+	Grace     time.Duration // how old an object is that nobody needs when Prune deletes it; 0 means a day
+	Approvals Approvals     // of deeds that take two; nil means Operators
+	Findings  Findings      // nil keeps none
+
 	Clock clock.Clock  // nil means clock.System
 	Log   *slog.Logger // nil discards
 }
@@ -96,6 +101,15 @@ func New(o Options) (*Backup, error) {
 	}
 	if o.Segment == 0 {
 		o.Segment = defaultSegment
+	}
+	if o.Retention == (Retention{}) {
+		o.Retention = DefaultRetention
+	}
+	if o.Grace == 0 {
+		o.Grace = defaultGrace
+	}
+	if o.Approvals == nil {
+		o.Approvals = &Operators{Trail: o.Trail, Clock: o.Clock}
 	}
 	if o.Folder != "" {
 		if err := os.MkdirAll(o.Folder, 0o700); err != nil {
@@ -198,6 +212,16 @@ func (b *Backup) key(ctx context.Context, part Part, create bool) (key *vaultKey
 	case len(empty) == 0:
 		return nil, nil, lost, errors.Join(append([]error{fmt.Errorf("no repository for the part %q can be reached", part)}, values(lost)...)...)
 	default:
+		for _, r := range empty {
+			occupied := false
+			err := r.list(ctx, manifestPrefix, func(string, int64) error { occupied = true; return errAbsent })
+			if occupied {
+				err = fmt.Errorf("backup repository %s: it holds snapshots and its repository.json is gone; put it back, for a new one would not open them", r.Name)
+			}
+			if err != nil {
+				return nil, nil, lost, err
+			}
+		}
 		master = newMaster()
 		found = &header{Format: formatVersion, Installation: b.o.DB.Installation(), Environment: b.o.DB.Environment(), Part: part,
 			Server: b.o.Keys.Service(sealingKey).Seal(place, master)}
@@ -238,7 +262,7 @@ func (b *Backup) Run(ctx context.Context, by actor.Actor) (Snapshot, error) {
 	defer b.taking.Unlock()
 	began := b.o.Clock.Now()
 	s := Snapshot{ID: newSnapshotID(began)}
-	err := b.take(ctx, &s)
+	err := b.take(ctx, began, &s)
 	s.Took = b.o.Clock.Now().Sub(began)
 	refusal := b.judge(&s, err)
 	recorded := b.o.Trail.Do(context.WithoutCancel(ctx), by, audit.Event{Action: ActionRun, Resource: "snapshot " + s.ID}, func(tx *db.Tx, e *audit.Event) error {
@@ -285,7 +309,7 @@ func (b *Backup) judge(s *Snapshot, err error) *problem.Problem {
 }
 
 // take copies both parts from one moment, and stores the manifests last: what has none is no snapshot.
-func (b *Backup) take(ctx context.Context, s *Snapshot) error {
+func (b *Backup) take(ctx context.Context, began time.Time, s *Snapshot) error {
 	parts := map[Part]*taking{}
 	for _, part := range []Part{Data, Keys} {
 		t, err := b.begin(ctx, part)
@@ -296,6 +320,9 @@ func (b *Backup) take(ctx context.Context, s *Snapshot) error {
 			return err
 		}
 	}
+	s.ID = newSnapshotID(afterNewest(began, parts[Data].newest, parts[Keys].newest))
+	ids := append(parts[Data].ids, s.ID)
+	parts[Data].until = b.o.Retention.keep(ids)[s.ID].until
 	err := b.o.DB.Snapshot(ctx, func(tx *db.Tx) error {
 		schema, err := tx.SchemaVersion(ctx)
 		if err != nil {
@@ -314,7 +341,7 @@ func (b *Backup) take(ctx context.Context, s *Snapshot) error {
 			t.manifest = &Manifest{
 				Format: formatVersion, ID: s.ID, Part: part, Taken: s.Taken, Installation: b.o.DB.Installation(),
 				Environment: b.o.DB.Environment(), Engine: b.o.DB.Engine().String(), Schema: schema, Program: b.o.Program,
-				TreeSize: size, TreeRoot: root, Label: b.o.Label, Jurisdiction: b.o.Jurisdiction,
+				TreeSize: size, TreeRoot: root, Retention: b.o.Retention.keep(ids)[s.ID].class, Label: b.o.Label, Jurisdiction: b.o.Jurisdiction,
 			}
 		}
 		for _, table := range tables {
@@ -354,6 +381,8 @@ func (b *Backup) take(ctx context.Context, s *Snapshot) error {
 type taking struct {
 	*copier
 	before   map[string]*Copied // of the snapshot before, by table
+	newest   string             // that snapshot
+	ids      []string           // of all snapshots that there are, the oldest first
 	manifest *Manifest
 	absent   map[*Repository]error // could not be reached to begin with
 }
@@ -366,13 +395,17 @@ func (b *Backup) begin(ctx context.Context, part Part) (*taking, error) {
 	t := &taking{before: make(map[string]*Copied), absent: absent}
 	var usable []*Repository
 	for _, r := range reached {
-		if err := r.look(ctx); err != nil {
+		err := r.checkBucket(ctx, b.o.Retention.Keys)
+		if err == nil {
+			err = r.look(ctx)
+		}
+		if err != nil {
 			absent[r] = err
 			continue
 		}
 		usable = append(usable, r)
 	}
-	t.copier = &copier{key: key, repositories: usable, segment: b.o.Segment, slots: make(chan struct{}, 4), lost: make(map[*Repository]error)}
+	t.copier = newCopier(key, usable, b.o.Segment)
 	if b.o.Folder != "" {
 		t.memory.folder = filepath.Join(b.o.Folder, string(part))
 		if err := os.MkdirAll(t.memory.folder, 0o700); err != nil {
@@ -383,7 +416,15 @@ func (b *Backup) begin(ctx context.Context, part Part) (*taking, error) {
 	if err != nil {
 		return nil, err
 	}
+	ids, _, err := b.manifests(ctx, usable)
+	if err != nil {
+		return nil, err
+	}
+	t.ids = slices.DeleteFunc(ids, func(id string) bool { return !snapshotIDs.MatchString(id) })
+	t.until, t.erasing = b.o.Clock.Now(), part == Keys
 	if newest != nil {
+		t.newest = newest.ID
+		t.sizes = newest.objects()
 		for i := range newest.Tables {
 			t.before[newest.Tables[i].Name] = &newest.Tables[i]
 		}
@@ -444,56 +485,6 @@ func readManifest(ctx context.Context, key *vaultKey, repositories []*Repository
 		failed = errors.Join(failed, err)
 	}
 	return nil, failed
-}
-
-// finish sees that each repository has all objects, stores the manifest there, and notes the copies.
-func (b *Backup) finish(ctx context.Context, s *Snapshot, t *taking) error {
-	m := t.manifest
-	m.NewBytes = t.newBytes
-	s.NewBytes += t.newBytes
-	stored, err := m.seal(t.key, b.o.Keys.EvidenceSigner())
-	if err != nil {
-		return err
-	}
-	needed := make(map[string]bool)
-	m.objects(func(name string) { needed[name] = true })
-	for _, r := range b.of(m.Part) {
-		c := Copy{Repository: r.Name, Part: m.Part, Medium: r.Medium, Region: r.Region}
-		err := errors.Join(t.absent[r], t.lost[r])
-		if err == nil {
-			err = t.complete(ctx, r, needed)
-		}
-		if err == nil {
-			err = r.put(ctx, manifestPrefix+m.ID, stored)
-		}
-		if err != nil {
-			c.Error = err.Error()
-			b.o.Log.WarnContext(ctx, "a backup repository has no copy", "repository", r.Name, "snapshot", s.ID, "error", err)
-		}
-		s.Copies = append(s.Copies, c)
-	}
-	return t.memory.keep(needed)
-}
-
-// complete copies the objects that a repository lacks from another one.
-func (t *taking) complete(ctx context.Context, r *Repository, needed map[string]bool) error {
-	for name := range needed {
-		if r.holds(name) {
-			continue
-		}
-		plaintext, err := t.open(ctx, name)
-		if err != nil {
-			return err
-		}
-		stored, err := t.key.seal(name, plaintext)
-		if err != nil {
-			return err
-		}
-		if err := r.putObject(ctx, name, stored); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // errNothing means that there is no snapshot.

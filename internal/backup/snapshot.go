@@ -9,8 +9,10 @@ import (
 	"errors"
 	"fmt"
 	"hash"
+	"reflect"
 	"slices"
 	"sync"
+	"time"
 
 	"strongroom/internal/db"
 )
@@ -45,21 +47,32 @@ type copier struct {
 	repositories []*Repository
 	memory       memory
 	segment      int
-	slots        chan struct{} // bounds what is in flight
+	until        time.Time     // repositories that lock data keep what is new until then; keys, for LockFor from now on
+	erasing      bool          // what was deleted must be in no object that is needed
+	slots        chan struct{} // bounds the objects that lie nowhere yet
 	wait         sync.WaitGroup
 
 	mu       sync.Mutex
+	sizes    map[string]int64      // of the objects that the snapshot before or this one needs, as they are stored
 	lost     map[*Repository]error // repositories that failed; the others go on
 	newBytes int64
 	err      error
 }
 
-// store has the plaintext stored in every repository, in the background, and returns its name.
+func newCopier(key *vaultKey, repositories []*Repository, segment int) *copier {
+	return &copier{
+		key: key, repositories: repositories, segment: segment, slots: make(chan struct{}, inFlight),
+		sizes: make(map[string]int64), lost: make(map[*Repository]error),
+	}
+}
+
+// store has the plaintext stored in the background, and returns its name. What no snapshot is known to need
+// is stored even if it is there: it may have been cut when its writer died, or be about to be swept.
 func (c *copier) store(ctx context.Context, plaintext []byte) string {
 	name := c.key.nameOf(plaintext)
 	var missing []*Repository
 	for _, r := range c.repositories {
-		if !r.holds(name) {
+		if !c.holds(r, name) && !c.failed(r) {
 			missing = append(missing, r)
 		}
 	}
@@ -76,17 +89,68 @@ func (c *copier) store(ctx context.Context, plaintext []byte) string {
 		}
 		c.mu.Lock()
 		c.newBytes += int64(len(stored))
+		c.sizes[name] = int64(len(stored))
 		c.mu.Unlock()
-		for _, r := range missing {
-			if c.failed(r) {
-				continue
-			}
-			if err := r.putObject(ctx, name, stored); err != nil {
-				c.fail(r, err)
-			}
-		}
+		c.spread(ctx, name, stored, missing)
 	})
 	return name
+}
+
+// spread stores an object where it is missing, and returns when the first repository has it. The others
+// go on by themselves; one that is still busy with inFlight earlier objects is left out, and fetches it
+// from another when all is read (complete): a slow repository does not keep the database's snapshot open.
+func (c *copier) spread(ctx context.Context, name string, stored []byte, missing []*Repository) {
+	results := make(chan error, len(missing))
+	begin := func(r *Repository) {
+		c.wait.Go(func() {
+			defer func() { <-r.gate }()
+			err := r.putObject(ctx, name, stored, c.until)
+			if err != nil {
+				c.fail(r, err)
+			}
+			results <- err
+		})
+	}
+	begun := 0
+	for _, r := range missing {
+		select {
+		case r.gate <- struct{}{}:
+			begin(r)
+			begun++
+		default:
+		}
+	}
+	if begun == 0 { // wait for whichever is free first
+		gates := []reflect.SelectCase{{Dir: reflect.SelectRecv, Chan: reflect.ValueOf(ctx.Done())}}
+		for _, r := range missing {
+			gates = append(gates, reflect.SelectCase{Dir: reflect.SelectSend, Chan: reflect.ValueOf(r.gate), Send: reflect.ValueOf(struct{}{})})
+		}
+		i, _, _ := reflect.Select(gates)
+		if i == 0 {
+			c.fail(nil, ctx.Err())
+			return
+		}
+		begin(missing[i-1])
+		begun++
+	}
+	for range begun {
+		if <-results == nil {
+			return
+		}
+	}
+}
+
+// holds reports whether a repository has an object that a snapshot needs, and of the right size.
+func (c *copier) holds(r *Repository, name string) bool {
+	c.mu.Lock()
+	size, known := c.sizes[name]
+	c.mu.Unlock()
+	return known && r.holds(name, size)
+}
+
+// held reports whether any repository does.
+func (c *copier) held(name string) bool {
+	return slices.ContainsFunc(c.repositories, func(r *Repository) bool { return c.holds(r, name) })
 }
 
 func (c *copier) fail(r *Repository, err error) {
@@ -111,22 +175,52 @@ func (c *copier) open(ctx context.Context, name string) ([]byte, error) {
 }
 
 func openObject(ctx context.Context, k *vaultKey, repositories []*Repository, name string) ([]byte, error) {
+	plaintext, _, err := fetchObject(ctx, k, repositories, name)
+	return plaintext, err
+}
+
+// fetchObject returns an object's plaintext, and the object as it is stored, from the first repository
+// that has it whole.
+func fetchObject(ctx context.Context, k *vaultKey, repositories []*Repository, name string) (plaintext, stored []byte, err error) {
 	var failed error
 	for _, r := range repositories {
-		stored, err := r.get(ctx, objectKey(name))
+		plaintext, stored, err := r.object(ctx, k, name)
 		if err == nil {
-			var plaintext []byte
-			if plaintext, err = k.open(name, stored, true); err == nil {
-				return plaintext, nil
-			}
-			err = fmt.Errorf("backup repository %s: %w", r.Name, err)
+			return plaintext, stored, nil
 		}
 		failed = errors.Join(failed, err)
 	}
 	if failed == nil {
 		failed = errors.New("there is no repository to read from")
 	}
-	return nil, failed
+	return nil, nil, failed
+}
+
+// object returns an object that a repository has whole. One that is damaged is remembered as missing; in a
+// bucket with versions an older one may still be whole.
+func (r *Repository) object(ctx context.Context, k *vaultKey, name string) (plaintext, stored []byte, err error) {
+	key := objectKey(name)
+	if stored, err = r.get(ctx, key); err == nil {
+		if plaintext, err = k.open(name, stored, true); err == nil {
+			return plaintext, stored, nil
+		}
+		err = fmt.Errorf("backup repository %s: %w", r.Name, err)
+	}
+	if !errors.Is(err, ErrObject) && !errors.Is(err, errAbsent) {
+		return nil, nil, err
+	}
+	r.distrust(name)
+	older := r.older(ctx, key, func(version []byte) bool {
+		plain, failed := k.open(name, version, true)
+		if failed == nil {
+			plaintext, stored = plain, version
+		}
+		return failed == nil
+	})
+	if older {
+		return plaintext, stored, nil
+	}
+	return nil, nil, err
 }
 
 // copyTable copies a table as it stands in tx. before is what the snapshot before has of it, or nil.
@@ -225,6 +319,9 @@ func (w *tableCopy) all(ctx context.Context, rows *sql.Rows) (bytes int64, err e
 func (w *tableCopy) enter(ctx context.Context, i int) error {
 	w.at, w.against = i, nil
 	s := w.base[i]
+	if !w.held(s.Object) || s.Change != nil && !w.held(s.Change.Object) {
+		return nil // nobody has it whole: the segment is written anew, which mends it
+	}
 	// The last one, while it is short, is written anew with what was added behind it: a table that only
 	// grows would otherwise fall into crumbs.
 	if i == len(w.base)-1 && s.Bytes < int64(w.segment)/2 {
@@ -309,7 +406,7 @@ func (w *tableCopy) leave(ctx context.Context) error {
 		w.clear()
 		return nil
 	case w.delta.empty():
-	case size > int(s.Bytes)/rewriteShare:
+	case size > int(s.Bytes)/rewriteShare, w.erasing && len(w.delta.removed) > 0:
 		return w.write(ctx)
 	default:
 		offset := len(w.pack)
