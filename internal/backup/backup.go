@@ -367,6 +367,9 @@ func (b *Backup) take(ctx context.Context, began time.Time, s *Snapshot) error {
 		err = errors.Join(err, t.err)
 	}
 	if err != nil {
+		for _, t := range parts {
+			t.settle()
+		}
 		return err
 	}
 	for _, part := range []Part{Data, Keys} {

@@ -253,7 +253,7 @@ func TestAnyHistoryRestores(t *testing.T) {
 					return err
 				})
 			}
-			c.wait.Wait()
+			c.settle()
 			if err = errors.Join(err, c.err); err != nil || len(c.lost) > 0 {
 				rt.Fatal(err, c.lost)
 			}

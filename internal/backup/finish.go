@@ -45,7 +45,11 @@ func (b *Backup) finish(ctx context.Context, s *Snapshot, t *taking) error {
 }
 
 func (b *Backup) finishOne(ctx context.Context, t *taking, r *Repository, manifest []byte) error {
-	if err := errors.Join(t.absent[r], t.lost[r]); err != nil {
+	if err := t.absent[r]; err != nil {
+		return err
+	}
+	t.pending[r].Wait()
+	if err := t.failure(r); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("the repository is too slow: it lacks objects after %v; the next run goes on", patience))

@@ -38,9 +38,11 @@ const (
 
 // RepositoryOptions describe a place where copies lie.
 type RepositoryOptions struct {
-	Name   string // unique, for people and for the trail
-	Part   Part
-	URL    string // file:///path, s3://bucket/prefix, gs://bucket, azblob://container
+	Name string // unique, for people and for the trail
+	Part Part
+	// URL is file:///path, s3://bucket/prefix, gs://bucket or azblob://container. A server that is not
+	// Amazon's and calls its region otherwise than Region gets it as s3://bucket?region=us-east-1.
+	URL    string
 	Medium string // what it lies on, for counting separate media: "disk", "s3-frankfurt"
 	Region string // where it lies: "eu-central-1", "on-premises-es"
 
@@ -70,10 +72,11 @@ type Repository struct {
 	prefix string        // before every key in it, "" or ending in a slash
 	gate   chan struct{} // bounds what is being stored there
 
-	mu    sync.Mutex
-	have  map[string]int64     // objects that are known to be there, and their size; nil before the first look
-	bad   map[string]bool      // objects that were read and found damaged, until they are stored anew
-	locks map[string]time.Time // until when keys are known to be locked
+	mu     sync.Mutex
+	have   map[string]int64     // objects that are known to be there, and their size; nil before the first look
+	ailing bool                 // did not answer when it was last asked for an object
+	bad    map[string]bool      // objects that were read and found damaged, until they are stored anew
+	locks  map[string]time.Time // until when keys are known to be locked
 }
 
 // inFlight is how many objects are stored in a repository at a time.
@@ -100,7 +103,11 @@ func OpenRepository(ctx context.Context, o RepositoryOptions) (*Repository, erro
 		}
 		r.bucket, err = fileblob.OpenBucket(r.folder, &fileblob.Options{NoTempDir: true, DirFileMode: 0o700, Metadata: fileblob.MetadataDontWrite})
 	case "s3":
-		r.s3, r.home = newS3(o), u.Host
+		signed := o
+		if region := u.Query().Get("region"); region != "" {
+			signed.Region = region
+		}
+		r.s3, r.home = newS3(signed), u.Host
 		if r.bucket, err = s3blob.OpenBucket(ctx, r.s3, u.Host, nil); err == nil {
 			if prefix := strings.Trim(u.Path, "/"); prefix != "" {
 				r.prefix = prefix + "/"
@@ -289,6 +296,18 @@ func (r *Repository) holds(name string, size int64) bool {
 	defer r.mu.Unlock()
 	had, ok := r.have[name]
 	return ok && had == size && !r.bad[name]
+}
+
+func (r *Repository) ails(now bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.ailing = now
+}
+
+func (r *Repository) isAiling() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.ailing
 }
 
 // distrust has an object count as missing.

@@ -47,22 +47,37 @@ type copier struct {
 	repositories []*Repository
 	memory       memory
 	segment      int
-	until        time.Time     // repositories that lock data keep what is new until then; keys, for LockFor from now on
-	erasing      bool          // what was deleted must be in no object that is needed
-	slots        chan struct{} // bounds the objects that lie nowhere yet
-	wait         sync.WaitGroup
+	until        time.Time                       // repositories that lock data keep what is new until then; keys, for LockFor from now on
+	erasing      bool                            // what was deleted must be in no object that is needed
+	slots        chan struct{}                   // bounds the objects that lie nowhere yet
+	wait         sync.WaitGroup                  // for those
+	pending      map[*Repository]*sync.WaitGroup // for what is being stored in each repository
 
 	mu       sync.Mutex
 	sizes    map[string]int64      // of the objects that the snapshot before or this one needs, as they are stored
 	lost     map[*Repository]error // repositories that failed; the others go on
+	behind   map[*Repository]bool  // repositories that are too slow to be waited for
 	newBytes int64
 	err      error
 }
 
 func newCopier(key *vaultKey, repositories []*Repository, segment int) *copier {
-	return &copier{
+	c := &copier{
 		key: key, repositories: repositories, segment: segment, slots: make(chan struct{}, inFlight),
-		sizes: make(map[string]int64), lost: make(map[*Repository]error),
+		sizes: make(map[string]int64), lost: make(map[*Repository]error), behind: make(map[*Repository]bool),
+		pending: make(map[*Repository]*sync.WaitGroup),
+	}
+	for _, r := range repositories {
+		c.pending[r] = new(sync.WaitGroup)
+	}
+	return c
+}
+
+// settle waits for everything that is being stored.
+func (c *copier) settle() {
+	c.wait.Wait()
+	for _, w := range c.pending {
+		w.Wait()
 	}
 }
 
@@ -96,13 +111,19 @@ func (c *copier) store(ctx context.Context, plaintext []byte) string {
 	return name
 }
 
-// spread stores an object where it is missing, and returns when the first repository has it. The others
-// go on by themselves; one that is still busy with inFlight earlier objects is left out, and fetches it
-// from another when all is read (complete): a slow repository does not keep the database's snapshot open.
+// grip is how long a repository is waited for, once, before it counts as behind.
+const grip = 2 * time.Second
+
+// spread stores an object where it is missing, and returns when the first repository has it; the others go
+// on by themselves. One that stays busy with inFlight earlier objects is behind: it is left out, and fetches
+// what it lacks from another when all is read (complete). So a slow repository does not keep the
+// database's snapshot open, and memory is bounded.
 func (c *copier) spread(ctx context.Context, name string, stored []byte, missing []*Repository) {
 	results := make(chan error, len(missing))
+	begun := 0
 	begin := func(r *Repository) {
-		c.wait.Go(func() {
+		begun++
+		c.pending[r].Go(func() {
 			defer func() { <-r.gate }()
 			err := r.putObject(ctx, name, stored, c.until)
 			if err != nil {
@@ -111,13 +132,9 @@ func (c *copier) spread(ctx context.Context, name string, stored []byte, missing
 			results <- err
 		})
 	}
-	begun := 0
 	for _, r := range missing {
-		select {
-		case r.gate <- struct{}{}:
+		if c.admitted(r) {
 			begin(r)
-			begun++
-		default:
 		}
 	}
 	if begun == 0 { // wait for whichever is free first
@@ -131,12 +148,37 @@ func (c *copier) spread(ctx context.Context, name string, stored []byte, missing
 			return
 		}
 		begin(missing[i-1])
-		begun++
 	}
 	for range begun {
 		if <-results == nil {
 			return
 		}
+	}
+}
+
+// admitted takes a place among what is being stored in a repository, unless it is behind.
+func (c *copier) admitted(r *Repository) bool {
+	select {
+	case r.gate <- struct{}{}:
+		return true
+	default:
+	}
+	c.mu.Lock()
+	behind := c.behind[r]
+	c.mu.Unlock()
+	if behind {
+		return false
+	}
+	patience := time.NewTimer(grip)
+	defer patience.Stop()
+	select {
+	case r.gate <- struct{}{}:
+		return true
+	case <-patience.C:
+		c.mu.Lock()
+		c.behind[r] = true
+		c.mu.Unlock()
+		return false
 	}
 }
 
@@ -163,10 +205,12 @@ func (c *copier) fail(r *Repository, err error) {
 	}
 }
 
-func (c *copier) failed(r *Repository) bool {
+func (c *copier) failed(r *Repository) bool { return c.failure(r) != nil }
+
+func (c *copier) failure(r *Repository) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.lost[r] != nil
+	return c.lost[r]
 }
 
 // open returns the plaintext of an object from the first repository that has it whole.
@@ -183,7 +227,7 @@ func openObject(ctx context.Context, k *vaultKey, repositories []*Repository, na
 // that has it whole.
 func fetchObject(ctx context.Context, k *vaultKey, repositories []*Repository, name string) (plaintext, stored []byte, err error) {
 	var failed error
-	for _, r := range repositories {
+	for _, r := range promising(repositories) {
 		plaintext, stored, err := r.object(ctx, k, name)
 		if err == nil {
 			return plaintext, stored, nil
@@ -196,17 +240,35 @@ func fetchObject(ctx context.Context, k *vaultKey, repositories []*Repository, n
 	return nil, nil, failed
 }
 
+// promising returns the repositories, those last that did not answer when they were last asked: a dead one
+// costs a read its patience once, and not for every object.
+func promising(repositories []*Repository) []*Repository {
+	sorted := slices.Clone(repositories)
+	slices.SortStableFunc(sorted, func(a, b *Repository) int {
+		switch x, y := a.isAiling(), b.isAiling(); {
+		case x == y:
+			return 0
+		case y:
+			return -1
+		}
+		return 1
+	})
+	return sorted
+}
+
 // object returns an object that a repository has whole. One that is damaged is remembered as missing; in a
 // bucket with versions an older one may still be whole.
 func (r *Repository) object(ctx context.Context, k *vaultKey, name string) (plaintext, stored []byte, err error) {
 	key := objectKey(name)
 	if stored, err = r.get(ctx, key); err == nil {
+		r.ails(false)
 		if plaintext, err = k.open(name, stored, true); err == nil {
 			return plaintext, stored, nil
 		}
 		err = fmt.Errorf("backup repository %s: %w", r.Name, err)
 	}
 	if !errors.Is(err, ErrObject) && !errors.Is(err, errAbsent) {
+		r.ails(true)
 		return nil, nil, err
 	}
 	r.distrust(name)

@@ -142,7 +142,7 @@ func (b *Backup) verify(ctx context.Context, v *Verification, full bool, progres
 				v.Objects++
 				v.Bytes += n
 				if err != nil {
-					fault(r, name, err, b.mend(ctx, p.key, r, p.repositories, name) == nil)
+					fault(r, name, err, b.mend(ctx, p.key, r, p.repositories, name, sizes[name]) == nil)
 				}
 				tick()
 			}
@@ -158,14 +158,21 @@ func (b *Backup) verify(ctx context.Context, v *Verification, full bool, progres
 	return nil
 }
 
-// mend replaces an object from another repository.
-func (b *Backup) mend(ctx context.Context, k *vaultKey, r *Repository, repositories []*Repository, name string) error {
+// mend replaces an object from another repository, and sees that it reads back now.
+func (b *Backup) mend(ctx context.Context, k *vaultKey, r *Repository, repositories []*Repository, name string, size int64) error {
 	r.distrust(name)
 	_, stored, err := fetchObject(ctx, k, repositories, name)
 	if err != nil {
 		return err
 	}
-	return r.putObject(ctx, name, stored, b.o.Clock.Now().Add(leastLock))
+	if err := r.putObject(ctx, name, stored, b.o.Clock.Now().Add(leastLock)); err != nil {
+		return err
+	}
+	if _, err := r.check(ctx, k, name, size); err != nil {
+		r.distrust(name)
+		return err
+	}
+	return nil
 }
 
 func (b *Backup) mendManifest(ctx context.Context, k *vaultKey, r *Repository, m *Manifest) error {
@@ -173,7 +180,11 @@ func (b *Backup) mendManifest(ctx context.Context, k *vaultKey, r *Repository, m
 	if err != nil {
 		return err
 	}
-	return r.putLocked(ctx, manifestPrefix+m.ID, stored, b.o.Clock.Now().Add(leastLock))
+	if err := r.putLocked(ctx, manifestPrefix+m.ID, stored, b.o.Clock.Now().Add(leastLock)); err != nil {
+		return err
+	}
+	_, err = readManifest(ctx, k, []*Repository{r}, m.ID, b.o.Keys.EvidenceVerifiers())
+	return err
 }
 
 // sample reads the manifest and some objects of a fresh copy back. The objects that do not read back count
