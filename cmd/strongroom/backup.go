@@ -214,24 +214,29 @@ func newBackupVerify() *cobra.Command {
 		Use:   "verify [SNAPSHOT]",
 		Short: "Read every object of a snapshot from every repository and check it to the last byte",
 		Long: fmt.Sprintf(`Reads every object that the snapshot (the newest when none is named) and the newest copy of the keys
-need, from every repository, and checks encryption, authentication and content. Exit code %d when one is damaged.`, exitFindings),
+need, from every repository, and checks encryption, authentication and content. What is damaged in one is
+mended from another. Exit code %d when a copy stays damaged.`, exitFindings),
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			bar := newProgress(os.Stderr, "objects")
 			damaged := false
-			err := operate(cmd, &s, asJSON, func(o app.Operator) (backup.Verified, error) {
+			err := operate(cmd, &s, asJSON, func(o app.Operator) (backup.Verification, error) {
 				defer bar.clear()
 				v, err := o.BackupVerify(cmd.Context(), first(args), bar.update)
-				damaged = len(v.Damaged) > 0
+				damaged = !v.Whole()
 				return v, err
-			}, func(w io.Writer, v backup.Verified) error {
-				if len(v.Damaged) == 0 {
+			}, func(w io.Writer, v backup.Verification) error {
+				if v.Whole() {
 					fmt.Fprintf(w, "✓ %s: %d objects, %s, all of them whole\n", v.Snapshot, v.Objects, size(v.Bytes))
 				} else {
-					fmt.Fprintf(w, "✗ %s: %d of %d objects are damaged or missing; the next backup run writes them anew\n", v.Snapshot, len(v.Damaged), v.Objects)
+					fmt.Fprintf(w, "✗ %s: copies are damaged or missing, of %d objects that were read\n", v.Snapshot, v.Objects)
 				}
-				for _, d := range v.Damaged {
-					fmt.Fprintln(w, "  ", printable(d))
+				for _, f := range v.Faults {
+					what := "✗"
+					if f.Mended {
+						what = "mended"
+					}
+					fmt.Fprintf(w, "  %s %s %s: %s\n", what, f.Repository, f.Object, printable(f.Error))
 				}
 				return nil
 			})

@@ -35,7 +35,7 @@ type BackupOperator interface {
 	BackupRun(ctx context.Context, progress backup.Progress) (backup.Snapshot, error)
 	BackupList(ctx context.Context) (backup.Listing, error)
 	BackupShow(ctx context.Context, snapshot string) (backup.Shown, error)
-	BackupVerify(ctx context.Context, snapshot string, progress backup.Progress) (backup.Verified, error)
+	BackupVerify(ctx context.Context, snapshot string, progress backup.Progress) (backup.Verification, error)
 	BackupDrill(ctx context.Context, progress backup.Progress) (backup.Drill, error)
 	BackupRestore(ctx context.Context, ask RestoreRequest, progress backup.Progress) (RestoreReport, error)
 	// BackupCustomer returns the records of one customer as a snapshot has them.
@@ -291,12 +291,16 @@ func (o operator) BackupShow(ctx context.Context, snapshot string) (backup.Shown
 	return b.Show(ctx, o.by, snapshot)
 }
 
-func (o operator) BackupVerify(ctx context.Context, snapshot string, progress backup.Progress) (backup.Verified, error) {
+func (o operator) BackupVerify(ctx context.Context, snapshot string, progress backup.Progress) (backup.Verification, error) {
 	b, err := o.house.backup(ctx)
 	if err != nil {
-		return backup.Verified{}, err
+		return backup.Verification{}, err
 	}
-	return b.VerifySnapshot(ctx, o.by, snapshot, progress)
+	v, err := b.Verify(ctx, o.by, snapshot, true, progress)
+	if problem.Is(err, "backup-damaged") {
+		err = nil // the answer says more
+	}
+	return v, err
 }
 
 func (o operator) BackupDrill(ctx context.Context, progress backup.Progress) (backup.Drill, error) {
@@ -338,7 +342,7 @@ func (c *control) backupRoutes(mux *http.ServeMux) {
 	mux.HandleFunc("POST /backup/show", streamed(c, func(ctx context.Context, o operator, ask backupAsk, _ backup.Progress) (backup.Shown, error) {
 		return o.BackupShow(ctx, ask.Snapshot)
 	}))
-	mux.HandleFunc("POST /backup/verify", streamed(c, func(ctx context.Context, o operator, ask backupAsk, p backup.Progress) (backup.Verified, error) {
+	mux.HandleFunc("POST /backup/verify", streamed(c, func(ctx context.Context, o operator, ask backupAsk, p backup.Progress) (backup.Verification, error) {
 		return o.BackupVerify(ctx, ask.Snapshot, p)
 	}))
 	mux.HandleFunc("POST /backup/drill", streamed(c, func(ctx context.Context, o operator, _ backupAsk, p backup.Progress) (backup.Drill, error) {
@@ -391,7 +395,7 @@ func (d *dialled) BackupShow(ctx context.Context, snapshot string) (out backup.S
 	return out, err
 }
 
-func (d *dialled) BackupVerify(ctx context.Context, snapshot string, progress backup.Progress) (out backup.Verified, err error) {
+func (d *dialled) BackupVerify(ctx context.Context, snapshot string, progress backup.Progress) (out backup.Verification, err error) {
 	err = d.call(ctx, "/backup/verify", backupAsk{Snapshot: snapshot}, &out, progress)
 	return out, err
 }

@@ -61,12 +61,6 @@ type KeySource interface {
 	ExportForRecovery(ctx context.Context, by actor.Actor, recipients []age.Recipient) ([]byte, error)
 }
 
-// Findings keeps what is wrong until it is right again.
-type Findings interface {
-	Raise(ctx context.Context, kind, subject, detail string) error
-	Clear(ctx context.Context, kind, subject string) error
-}
-
 // Options say what a Backup works with. DB, Keys, Trail and Repositories are needed.
 type Options struct {
 	DB           *db.DB
@@ -86,15 +80,18 @@ type Options struct {
 
 	// Files returns the settings and what belongs to them, by their path in the data folder: no secrets.
 	// nil means none.
-	Files func() (map[string][]byte, error)
-	// Findings may be nil.
-	Findings Findings
+	Files    func() (map[string][]byte, error)
 	Schedule Schedule
 
 	Program      string // its version, for manifests
 	Label        string
 	Jurisdiction string
 	Segment      int // bytes of rows in one object; 0 means 1 MiB
+
+	Retention Retention     // the zero value means DefaultRetention
+	Grace     time.Duration // how old an object is that nobody needs when Prune deletes it; 0 means a day
+	Approvals Approvals     // of deeds that take two; nil means Operators
+	Findings  Findings      // nil keeps none
 
 	Clock clock.Clock  // nil means clock.System
 	Log   *slog.Logger // nil discards
@@ -126,6 +123,15 @@ func New(o Options) (*Backup, error) {
 	}
 	if o.Segment == 0 {
 		o.Segment = defaultSegment
+	}
+	if o.Retention == (Retention{}) {
+		o.Retention = DefaultRetention
+	}
+	if o.Grace == 0 {
+		o.Grace = defaultGrace
+	}
+	if o.Approvals == nil {
+		o.Approvals = &Operators{Trail: o.Trail, Clock: o.Clock}
 	}
 	if o.Folder != "" {
 		if err := os.MkdirAll(o.Folder, 0o700); err != nil {
@@ -172,21 +178,8 @@ type figures struct {
 	Erased   int64  `json:"erased"` // customers whose keys are in no copy any more
 }
 
-// snapshotTime is how a snapshot's id says when it was taken, to the microsecond and without the point.
-const snapshotTime = "20060102t150405.000000"
-
-// newSnapshotID returns an id that comes after newest, which may be "", in alphabetical order, also when the
-// clock was put back: what comes last is what a restore takes.
-func newSnapshotID(at time.Time, newest string) string {
-	stamp := func(at time.Time) string {
-		return "snap_" + strings.Replace(at.UTC().Format(snapshotTime), ".", "", 1)
-	}
-	if last, _, ok := strings.Cut(strings.TrimPrefix(newest, "snap_"), "_"); ok && stamp(at) <= "snap_"+last && len(last) > 15 {
-		if was, err := time.Parse(snapshotTime, last[:15]+"."+last[15:]); err == nil {
-			at = was.Add(time.Microsecond)
-		}
-	}
-	return stamp(at) + "_" + strings.ToLower(rand.Text()[:6])
+func newSnapshotID(at time.Time) string {
+	return "snap_" + at.UTC().Format(idTime) + "_" + strings.ToLower(rand.Text()[:6])
 }
 
 // scope names the environment and the installation in whatever is sealed.
@@ -247,6 +240,16 @@ func (b *Backup) key(ctx context.Context, part Part, create bool) (key *vaultKey
 	case len(empty) == 0:
 		return nil, nil, lost, errors.Join(append([]error{fmt.Errorf("no repository for the part %q can be reached", part)}, values(lost)...)...)
 	default:
+		for _, r := range empty {
+			occupied := false
+			err := r.list(ctx, manifestPrefix, func(string, int64) error { occupied = true; return errAbsent })
+			if occupied {
+				err = fmt.Errorf("backup repository %s: it holds snapshots and its repository.json is gone; put it back, for a new one would not open them", r.Name)
+			}
+			if err != nil {
+				return nil, nil, lost, err
+			}
+		}
 		master = newMaster()
 		found = &header{Format: formatVersion, Installation: b.o.DB.Installation(), Environment: b.o.DB.Environment(), Part: part,
 			Server: b.o.Keys.Service(sealingKey).Seal(place, master)}
@@ -315,9 +318,9 @@ func (b *Backup) Take(ctx context.Context, by actor.Actor, how Taking) (Snapshot
 		how.Class = ClassManual
 	}
 	began := b.o.Clock.Now()
-	s := Snapshot{ID: newSnapshotID(began, ""), Class: how.Class}
+	s := Snapshot{ID: newSnapshotID(began), Class: how.Class}
 	r := run{id: s.ID, started: clock.Micros(began), class: how.Class, outcome: "kept"}
-	err := b.take(ctx, by, how, &s, &r)
+	err := b.take(ctx, by, began, how, &s, &r)
 	s.Took = b.o.Clock.Now().Sub(began)
 	refusal := b.judge(&s, err, how.keysOnly)
 	r.ended = clock.Micros(began.Add(s.Took))
@@ -342,18 +345,12 @@ func (b *Backup) Take(ctx context.Context, by actor.Actor, how Taking) (Snapshot
 
 // tell raises or clears what the outcome of a run says.
 func (b *Backup) tell(ctx context.Context, refusal *problem.Problem) {
-	if b.o.Findings == nil {
+	if refusal != nil {
+		b.raise(ctx, FindingIncomplete, "", refusal.Error())
 		return
 	}
-	var err error
-	if refusal != nil {
-		err = b.o.Findings.Raise(ctx, FindingIncomplete, "", refusal.Error())
-	} else {
-		err = errors.Join(b.o.Findings.Clear(ctx, FindingIncomplete, ""), b.o.Findings.Clear(ctx, FindingOverdue, ""))
-	}
-	if err != nil {
-		b.o.Log.WarnContext(ctx, "a finding about backups was not written down", "error", err)
-	}
+	b.clear(ctx, FindingIncomplete, "")
+	b.clear(ctx, FindingOverdue, "")
 }
 
 // judge decides whether the snapshot counts, and says why not.
@@ -385,7 +382,7 @@ func (b *Backup) judge(s *Snapshot, err error, keysOnly bool) *problem.Problem {
 }
 
 // take copies both parts from one moment, and stores the manifests last: what has none is no snapshot.
-func (b *Backup) take(ctx context.Context, by actor.Actor, how Taking, s *Snapshot, r *run) error {
+func (b *Backup) take(ctx context.Context, by actor.Actor, began time.Time, how Taking, s *Snapshot, r *run) error {
 	parts := map[Part]*taking{}
 	wanted := []Part{Data, Keys}
 	if how.keysOnly {
@@ -404,11 +401,15 @@ func (b *Backup) take(ctx context.Context, by actor.Actor, how Taking, s *Snapsh
 		}
 	}
 	for _, t := range parts {
-		if s.ID <= t.newest {
-			s.ID = newSnapshotID(b.o.Clock.Now(), t.newest)
-		}
+		began = afterNewest(began, t.newest)
 	}
+	s.ID = newSnapshotID(began)
 	r.id = s.ID
+	var class string
+	if t := parts[Data]; t != nil {
+		k := b.o.Retention.keep(append(t.ids, s.ID))[s.ID]
+		t.until, class = k.until, k.class
+	}
 	tell := func(int64) {}
 	if how.Progress != nil {
 		var done int64
@@ -446,7 +447,7 @@ func (b *Backup) take(ctx context.Context, by actor.Actor, how Taking, s *Snapsh
 			t.manifest = &Manifest{
 				Format: formatVersion, ID: s.ID, Part: part, Taken: s.Taken, Installation: b.o.DB.Installation(),
 				Environment: b.o.DB.Environment(), Engine: b.o.DB.Engine().String(), Schema: schema, Program: b.o.Program,
-				TreeSize: size, TreeRoot: root, Label: b.o.Label, Jurisdiction: b.o.Jurisdiction, Retention: how.Class, Needs: r.needs,
+				TreeSize: size, TreeRoot: root, Label: b.o.Label, Jurisdiction: b.o.Jurisdiction, Retention: class, Needs: r.needs,
 			}
 			if part == Keys {
 				if len(b.o.Recovery) > 0 && t.keksOf != b.keksOf(r.needs) {
@@ -486,6 +487,9 @@ func (b *Backup) take(ctx context.Context, by actor.Actor, how Taking, s *Snapsh
 		err = errors.Join(err, t.err)
 	}
 	if err != nil {
+		for _, t := range parts {
+			t.settle()
+		}
 		return err
 	}
 	for _, part := range wanted {
@@ -534,10 +538,11 @@ func (b *Backup) exportKEKs(ctx context.Context, by actor.Actor, t *taking) erro
 type taking struct {
 	*copier
 	before   map[string]*Copied // of the snapshot before, by table
+	newest   string             // id of the newest snapshot that there is
+	ids      []string           // of all snapshots that there are, the oldest first
 	manifest *Manifest
 	absent   map[*Repository]error // could not be reached to begin with
 
-	newest     string // id of the newest snapshot that there is
 	rowsBefore int64
 	keks       []byte // of the snapshot before, or fresh
 	keksOf     string
@@ -551,13 +556,17 @@ func (b *Backup) begin(ctx context.Context, part Part) (*taking, error) {
 	t := &taking{before: make(map[string]*Copied), absent: absent}
 	var usable []*Repository
 	for _, r := range reached {
-		if err := r.look(ctx); err != nil {
+		err := r.checkBucket(ctx, b.o.Retention.Keys)
+		if err == nil {
+			err = r.look(ctx)
+		}
+		if err != nil {
 			absent[r] = err
 			continue
 		}
 		usable = append(usable, r)
 	}
-	t.copier = &copier{key: key, repositories: usable, segment: b.o.Segment, slots: make(chan struct{}, 4), lost: make(map[*Repository]error)}
+	t.copier = newCopier(key, usable, b.o.Segment)
 	if b.o.Folder != "" {
 		t.memory.folder = filepath.Join(b.o.Folder, string(part))
 		if err := os.MkdirAll(t.memory.folder, 0o700); err != nil {
@@ -568,16 +577,20 @@ func (b *Backup) begin(ctx context.Context, part Part) (*taking, error) {
 	if err != nil {
 		return nil, err
 	}
-	if len(ids) > 0 {
-		t.newest = ids[len(ids)-1]
+	for _, id := range ids {
+		if snapshotIDs.MatchString(id) {
+			t.newest = id // also one that does not open: the next comes after it
+		}
 	}
 	newest, err := b.newest(ctx, key, usable)
 	if err != nil {
 		return nil, err
 	}
-	t.forget = part == Keys
+	t.ids = slices.DeleteFunc(ids, func(id string) bool { return !snapshotIDs.MatchString(id) })
+	t.until, t.erasing = b.o.Clock.Now(), part == Keys
 	if newest != nil {
 		t.rowsBefore, t.keks, t.keksOf = newest.Rows, newest.KEKs, newest.KEKsOf
+		t.sizes = newest.objects()
 		for i := range newest.Tables {
 			t.before[newest.Tables[i].Name] = &newest.Tables[i]
 		}
@@ -638,61 +651,6 @@ func readManifest(ctx context.Context, key *vaultKey, repositories []*Repository
 		failed = errors.Join(failed, err)
 	}
 	return nil, failed
-}
-
-// finish sees that each repository has all objects, stores the manifest there, and notes the copies.
-func (b *Backup) finish(ctx context.Context, s *Snapshot, t *taking) error {
-	m := t.manifest
-	m.NewBytes = t.newBytes
-	s.NewBytes += t.newBytes
-	stored, err := m.seal(t.key, b.o.Keys.EvidenceSigner())
-	if err != nil {
-		return err
-	}
-	needed := make(map[string]bool)
-	m.objects(func(name string) { needed[name] = true })
-	for _, r := range b.of(m.Part) {
-		c := Copy{Repository: r.Name, Part: m.Part, Medium: r.Medium, Region: r.Region}
-		err := errors.Join(t.absent[r], t.lost[r])
-		if err == nil {
-			err = t.complete(ctx, r, needed)
-		}
-		if err == nil {
-			err = r.put(ctx, manifestPrefix+m.ID, stored)
-		}
-		if err != nil {
-			c.Error = err.Error()
-			b.o.Log.WarnContext(ctx, "a backup repository has no copy", "repository", r.Name, "snapshot", s.ID, "error", err)
-		}
-		s.Copies = append(s.Copies, c)
-	}
-	for _, u := range b.o.Unopened {
-		if u.Part == m.Part {
-			s.Copies = append(s.Copies, Copy{Repository: u.Name, Part: m.Part, Medium: u.Medium, Region: u.Region, Error: u.Err.Error()})
-		}
-	}
-	return t.memory.keep(needed)
-}
-
-// complete copies the objects that a repository lacks from another one.
-func (t *taking) complete(ctx context.Context, r *Repository, needed map[string]bool) error {
-	for name := range needed {
-		if r.holds(name) {
-			continue
-		}
-		plaintext, err := t.open(ctx, name)
-		if err != nil {
-			return err
-		}
-		stored, err := t.key.seal(name, plaintext)
-		if err != nil {
-			return err
-		}
-		if err := r.putObject(ctx, name, stored); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 var errForbidden = problem.New(problem.Forbidden, "backup-forbidden", "Backups are for the operators of this installation.")

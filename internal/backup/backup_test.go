@@ -231,7 +231,7 @@ func TestAnyHistoryRestores(t *testing.T) {
 		if err := d.Clear(t.Context(), table); err != nil {
 			rt.Fatal(err)
 		}
-		c := copier{key: key, repositories: []*Repository{r}, segment: 400, slots: make(chan struct{}, 2), lost: map[*Repository]error{}}
+		c := newCopier(key, []*Repository{r}, 400)
 		if rapid.Bool().Draw(rt, "memory") {
 			c.memory.folder = remembered
 		}
@@ -253,11 +253,11 @@ func TestAnyHistoryRestores(t *testing.T) {
 					return err
 				})
 			}
-			c.wait.Wait()
+			c.settle()
 			if err = errors.Join(err, c.err); err != nil || len(c.lost) > 0 {
 				rt.Fatal(err, c.lost)
 			}
-			if rows, hash := rowsOf(rt, &c, copied); rows != copied.Rows || hash != copied.Hash {
+			if rows, hash := rowsOf(rt, c, copied); rows != copied.Rows || hash != copied.Hash {
 				rt.Fatalf("%d rows with %s restore to %d with %s", copied.Rows, copied.Hash, rows, hash)
 			}
 			before = &copied

@@ -134,16 +134,10 @@ func (b *Backup) Drill(ctx context.Context, by actor.Actor, scratch Scratch, pro
 		}
 		return insertDrill(ctx, tx, d)
 	})
-	if b.o.Findings != nil {
-		var told error
-		if refusal != nil {
-			told = b.o.Findings.Raise(ctx, FindingDrill, "", refusal.Error())
-		} else {
-			told = b.o.Findings.Clear(ctx, FindingDrill, "")
-		}
-		if told != nil {
-			b.o.Log.WarnContext(ctx, "a finding about backups was not written down", "error", told)
-		}
+	if refusal != nil {
+		b.raise(ctx, FindingDrill, "", refusal.Error())
+	} else {
+		b.clear(ctx, FindingDrill, "")
 	}
 	return d, err
 }

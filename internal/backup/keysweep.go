@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"path"
 	"strings"
 
@@ -20,7 +21,9 @@ const keyTombstones = "data_key_tombstone"
 
 // sweepKeys deletes, in every repository that has the new copy of the keys, all copies before the last two,
 // and every copy that was made before the latest erasure: with it goes the last wrapped key of whoever was
-// erased. Objects that no copy needs go too. It fails when a repository does not delete.
+// erased. Objects that no copy needs go too. What is locked stays until its lock ends, at most for the
+// retention of keys, and Prune deletes it then; when a repository does not delete for another reason, its
+// copy does not count.
 func (b *Backup) sweepKeys(ctx context.Context, s *Snapshot, t *taking) error {
 	var failed error
 	for i := range s.Copies {
@@ -32,7 +35,7 @@ func (b *Backup) sweepKeys(ctx context.Context, s *Snapshot, t *taking) error {
 			if r.Name != c.Repository {
 				continue
 			}
-			if err := b.sweep(ctx, t, r); err != nil {
+			if err := b.sweepOld(ctx, t, r); err != nil {
 				c.Error = "older copies of the keys were not deleted: " + err.Error()
 				failed = errors.Join(failed, err)
 			}
@@ -44,13 +47,12 @@ func (b *Backup) sweepKeys(ctx context.Context, s *Snapshot, t *taking) error {
 	return nil // the copy counts as missing there, which judge tells
 }
 
-func (b *Backup) sweep(ctx context.Context, t *taking, r *Repository) error {
+func (b *Backup) sweepOld(ctx context.Context, t *taking, r *Repository) error {
 	ids, _, err := b.manifests(ctx, []*Repository{r})
 	if err != nil {
 		return err
 	}
-	needed := make(map[string]bool)
-	t.manifest.objects(func(name string) { needed[name] = true })
+	needed := t.manifest.objects()
 	kept := 1
 	for i := len(ids) - 1; i >= 0; i-- {
 		if ids[i] == t.manifest.ID {
@@ -59,16 +61,16 @@ func (b *Backup) sweep(ctx context.Context, t *taking, r *Repository) error {
 		m, err := readManifest(ctx, t.key, []*Repository{r}, ids[i], b.o.Keys.EvidenceVerifiers())
 		if err == nil && kept < keptKeys && tombstones(m) == tombstones(t.manifest) {
 			kept++
-			m.objects(func(name string) { needed[name] = true })
+			maps.Copy(needed, m.objects())
 			continue
 		}
-		if err := r.remove(ctx, manifestPrefix+ids[i]); err != nil {
+		if err := r.remove(ctx, manifestPrefix+ids[i]); err != nil && !errors.Is(err, errLocked) {
 			return err
 		}
 	}
 	var surplus []string
 	err = r.list(ctx, objectPrefix, func(key string, _ int64) error {
-		if name := path.Base(key); !needed[name] {
+		if _, ok := needed[path.Base(key)]; !ok {
 			surplus = append(surplus, key)
 		}
 		return nil
@@ -77,7 +79,9 @@ func (b *Backup) sweep(ctx context.Context, t *taking, r *Repository) error {
 		return err
 	}
 	for _, key := range surplus {
-		if err := r.remove(ctx, key); err != nil {
+		if err := r.remove(ctx, key); errors.Is(err, errLocked) {
+			continue
+		} else if err != nil {
 			return err
 		}
 		r.forget(key[strings.LastIndexByte(key, '/')+1:])

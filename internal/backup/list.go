@@ -3,7 +3,6 @@ package backup
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"time"
 
@@ -13,9 +12,6 @@ import (
 	"strongroom/internal/db"
 	"strongroom/internal/problem"
 )
-
-// ActionVerify is recorded when the objects of a snapshot were read and checked.
-const ActionVerify = "backup.snapshot.verify"
 
 // Listing is what there is.
 type Listing struct {
@@ -72,7 +68,7 @@ func (b *Backup) List(ctx context.Context, by actor.Actor) (Listing, error) {
 		return l, err
 	}
 	for _, id := range slices.Backward(ids) {
-		s, err := b.known(ctx, key, byID[id], id, holders[id])
+		s, err := b.describe(ctx, key, byID[id], id, holders[id])
 		if err != nil {
 			l.Unreachable = append(l.Unreachable, err.Error())
 			continue
@@ -87,8 +83,8 @@ func (b *Backup) List(ctx context.Context, by actor.Actor) (Listing, error) {
 var errNotConfigured = problem.New(problem.Unprocessable, "backup-not-configured",
 	"No repositories are named. Name two for the data and two for the keys in backup.repositories; docs/backup.md shows how.")
 
-// known describes a snapshot from the history, or from its manifest when the history does not have it.
-func (b *Backup) known(ctx context.Context, key *vaultKey, r run, id string, holders []*Repository) (Snapshot, error) {
+// describe takes what is known of a snapshot from the history, or from its manifest when the history does not have it.
+func (b *Backup) describe(ctx context.Context, key *vaultKey, r run, id string, holders []*Repository) (Snapshot, error) {
 	if r.id != "" {
 		s := Snapshot{
 			ID: id, Class: r.class, Taken: clock.FromMicros(r.figures.Taken), Took: time.Duration(r.ended-r.started) * time.Microsecond,
@@ -165,92 +161,6 @@ func (b *Backup) Show(ctx context.Context, by actor.Actor, id string) (Shown, er
 	}
 	return out, nil
 }
-
-// Verified is what VerifySnapshot found.
-type Verified struct {
-	Snapshot string   `json:"snapshot"`
-	Objects  int64    `json:"objects"` // read, in all repositories together
-	Bytes    int64    `json:"bytes"`
-	Damaged  []string `json:"damaged,omitempty"` // which object where, and what is wrong
-}
-
-// maxDamaged bounds the list of what is damaged.
-const maxDamaged = 1000
-
-// VerifySnapshot reads every object that a snapshot needs from every repository and checks it to the last
-// byte, the newest copy of the keys included. "" is the newest snapshot.
-func (b *Backup) VerifySnapshot(ctx context.Context, by actor.Actor, id string, progress Progress) (v Verified, err error) {
-	e := audit.Event{Action: ActionVerify, Resource: "snapshot " + id}
-	if by.Kind != actor.System {
-		return v, b.o.Trail.Deny(ctx, by, e, errForbidden)
-	}
-	var parts []*source
-	if parts, err = b.sources(ctx, id); err != nil {
-		return v, err
-	}
-	v.Snapshot = parts[0].manifest.ID
-	e.Resource = "snapshot " + v.Snapshot
-	type job struct {
-		s    *source
-		r    *Repository
-		name string
-	}
-	var all []job
-	damaged := func(r *Repository, what string, err error) {
-		if len(v.Damaged) < maxDamaged {
-			v.Damaged = append(v.Damaged, fmt.Sprintf("%s: %s: %v", r.Name, what, err))
-		}
-	}
-	for _, s := range parts {
-		names := make(map[string]bool)
-		s.manifest.objects(func(name string) { names[name] = true })
-		_, reached, lost, err := b.key(ctx, s.manifest.Part, false)
-		if err != nil {
-			return v, err
-		}
-		for r, err := range lost {
-			damaged(r, "the repository", err)
-		}
-		for _, r := range reached {
-			if _, err := readManifest(ctx, s.key, []*Repository{r}, s.manifest.ID, b.o.Keys.EvidenceVerifiers()); err != nil {
-				damaged(r, "the manifest", err)
-				continue
-			}
-			for name := range names {
-				all = append(all, job{s, r, name})
-			}
-		}
-	}
-	for i, j := range all {
-		stored, err := j.r.get(ctx, objectKey(j.name))
-		if err == nil {
-			v.Objects++
-			v.Bytes += int64(len(stored))
-			_, err = j.s.key.open(j.name, stored, true)
-		}
-		if ctx.Err() != nil {
-			return v, ctx.Err()
-		}
-		if err != nil {
-			damaged(j.r, "object "+j.name, err)
-		}
-		if progress != nil {
-			progress(int64(i+1), int64(len(all)))
-		}
-	}
-	err = b.o.Trail.Do(ctx, by, e, func(_ *db.Tx, e *audit.Event) error {
-		if len(v.Damaged) > 0 {
-			e.Deny(errDamaged)
-		}
-		return nil
-	})
-	if problem.Is(err, "backup-damaged") {
-		err = nil // it is in the answer
-	}
-	return v, err
-}
-
-var errDamaged = problem.New(problem.Conflict, "backup-damaged", "The snapshot is damaged in a repository.")
 
 // newestID returns the newest snapshot that any repository for data has.
 func (b *Backup) newestID(ctx context.Context, reached []*Repository) (string, error) {

@@ -73,6 +73,7 @@ type Segment struct {
 	Last   []byte  `json:"last"`
 	Rows   int64   `json:"rows"` // of the object
 	Bytes  int64   `json:"bytes"`
+	Size   int64   `json:"size"` // of the object as it is stored
 	Change *Change `json:"change,omitempty"`
 }
 
@@ -80,17 +81,33 @@ type Segment struct {
 // object.
 type Change struct {
 	Object string `json:"object"`
+	Size   int64  `json:"size"` // of the object as it is stored
 	Offset int    `json:"offset"`
 	Length int    `json:"length"`
 }
 
-// objects calls each with every object that the manifest needs, some more than once.
-func (m *Manifest) objects(each func(name string)) {
+// objects returns every object that the manifest needs, and its size as it is stored.
+func (m *Manifest) objects() map[string]int64 {
+	all := make(map[string]int64)
 	for _, t := range m.Tables {
 		for _, s := range t.Segments {
-			each(s.Object)
+			all[s.Object] = s.Size
 			if s.Change != nil {
-				each(s.Change.Object)
+				all[s.Change.Object] = s.Change.Size
+			}
+		}
+	}
+	return all
+}
+
+// measure fills in the sizes of the objects.
+func (m *Manifest) measure(sizes map[string]int64) {
+	for _, t := range m.Tables {
+		for i := range t.Segments {
+			s := &t.Segments[i]
+			s.Size = sizes[s.Object]
+			if s.Change != nil {
+				s.Change.Size = sizes[s.Change.Object]
 			}
 		}
 	}

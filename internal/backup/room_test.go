@@ -178,11 +178,11 @@ func TestIncompleteCopies(t *testing.T) {
 	if s, err = h.backup.Run(t.Context(), operator); err != nil || !s.Kept || len(told.open) != 0 {
 		t.Errorf("%+v, %v, %v", s, err, told.open)
 	}
-	v, err := h.backup.VerifySnapshot(t.Context(), operator, "", nil)
-	if err != nil || len(v.Damaged) != 0 || v.Objects == 0 {
+	v, err := h.backup.Verify(t.Context(), operator, "", true, nil)
+	if err != nil || len(v.Faults) != 0 || v.Objects == 0 {
 		t.Errorf("%+v, %v", v, err)
 	}
-	// Damage in one repository is named, and the next run mends what the newest snapshot needs.
+	// Damage in one repository is named, and mended from another.
 	var victim string
 	if err := filepath.WalkDir(filepath.Join(far, "objects"), func(path string, e fs.DirEntry, err error) error {
 		if err == nil && !e.IsDir() {
@@ -195,7 +195,7 @@ func TestIncompleteCopies(t *testing.T) {
 	if err := os.Truncate(victim, 10); err != nil {
 		t.Fatal(err)
 	}
-	if v, err = h.backup.VerifySnapshot(t.Context(), operator, "", nil); err != nil || len(v.Damaged) != 1 || !strings.Contains(v.Damaged[0], filepath.Base(victim)) {
+	if v, err = h.backup.Verify(t.Context(), operator, "", true, nil); err != nil || len(v.Faults) != 1 || !v.Faults[0].Mended || v.Faults[0].Object != filepath.Base(victim) {
 		t.Errorf("%+v, %v", v, err)
 	}
 	if _, err := h.backup.Run(t.Context(), actor.Actor{Kind: actor.Anonymous}); !problem.Is(err, "backup-forbidden") {
@@ -485,22 +485,6 @@ func (v envelopeVerifier) Verify(_ context.Context, data, sig []byte) error {
 func (v envelopeVerifier) KeyID() (string, error) { return "", nil }
 
 func (v envelopeVerifier) Public() crypto.PublicKey { return nil }
-
-// Ids come in the order of the snapshots, also when the clock is put back: the last is what a restore takes.
-func TestSnapshotIDsGrow(t *testing.T) {
-	at := time.Date(2026, 5, 4, 3, 2, 1, 999_999_000, time.UTC)
-	last := ""
-	for _, step := range []time.Duration{0, 0, time.Microsecond, -time.Hour, -time.Hour, 2 * time.Second} {
-		id := newSnapshotID(at.Add(step), last)
-		if id <= last {
-			t.Errorf("%s does not come after %s", id, last)
-		}
-		last = id
-	}
-	if !strings.HasPrefix(last, "snap_20260504t030203999999_") {
-		t.Error(last)
-	}
-}
 
 func TestSchedule(t *testing.T) {
 	at := func(text string) time.Time {

@@ -9,8 +9,10 @@ import (
 	"errors"
 	"fmt"
 	"hash"
+	"reflect"
 	"slices"
 	"sync"
+	"time"
 
 	"strongroom/internal/db"
 )
@@ -48,24 +50,49 @@ type copier struct {
 	repositories []*Repository
 	memory       memory
 	segment      int
-	slots        chan struct{} // bounds what is in flight
+	until        time.Time     // repositories that lock data keep what is new until then; keys, for LockFor from now on
+	erasing      bool          // what was deleted must be in no object that is needed
+	slots        chan struct{} // bounds the objects that lie nowhere yet
 	whole        bool          // fold changes into the segments
-	forget       bool          // what was deleted must not stay in a segment
 	tell         func(rows int64)
-	wait         sync.WaitGroup
+	wait         sync.WaitGroup                  // for those
+	pending      map[*Repository]*sync.WaitGroup // for what is being stored in each repository
 
 	mu       sync.Mutex
+	sizes    map[string]int64      // of the objects that the snapshot before or this one needs, as they are stored
 	lost     map[*Repository]error // repositories that failed; the others go on
+	behind   map[*Repository]bool  // repositories that are too slow to be waited for
 	newBytes int64
 	err      error
 }
 
-// store has the plaintext stored in every repository, in the background, and returns its name.
+func newCopier(key *vaultKey, repositories []*Repository, segment int) *copier {
+	c := &copier{
+		key: key, repositories: repositories, segment: segment, slots: make(chan struct{}, inFlight),
+		sizes: make(map[string]int64), lost: make(map[*Repository]error), behind: make(map[*Repository]bool),
+		pending: make(map[*Repository]*sync.WaitGroup),
+	}
+	for _, r := range repositories {
+		c.pending[r] = new(sync.WaitGroup)
+	}
+	return c
+}
+
+// settle waits for everything that is being stored.
+func (c *copier) settle() {
+	c.wait.Wait()
+	for _, w := range c.pending {
+		w.Wait()
+	}
+}
+
+// store has the plaintext stored in the background, and returns its name. What no snapshot is known to need
+// is stored even if it is there: it may have been cut when its writer died, or be about to be swept.
 func (c *copier) store(ctx context.Context, plaintext []byte) string {
 	name := c.key.nameOf(plaintext)
 	var missing []*Repository
 	for _, r := range c.repositories {
-		if !r.holds(name) {
+		if !c.holds(r, name) && !c.failed(r) {
 			missing = append(missing, r)
 		}
 	}
@@ -82,17 +109,95 @@ func (c *copier) store(ctx context.Context, plaintext []byte) string {
 		}
 		c.mu.Lock()
 		c.newBytes += int64(len(stored))
+		c.sizes[name] = int64(len(stored))
 		c.mu.Unlock()
-		for _, r := range missing {
-			if c.failed(r) {
-				continue
-			}
-			if err := r.putObject(ctx, name, stored); err != nil {
-				c.fail(r, err)
-			}
-		}
+		c.spread(ctx, name, stored, missing)
 	})
 	return name
+}
+
+// grip is how long a repository is waited for, once, before it counts as behind.
+const grip = 2 * time.Second
+
+// spread stores an object where it is missing, and returns when the first repository has it; the others go
+// on by themselves. One that stays busy with inFlight earlier objects is behind: it is left out, and fetches
+// what it lacks from another when all is read (complete). So a slow repository does not keep the
+// database's snapshot open, and memory is bounded.
+func (c *copier) spread(ctx context.Context, name string, stored []byte, missing []*Repository) {
+	results := make(chan error, len(missing))
+	begun := 0
+	begin := func(r *Repository) {
+		begun++
+		c.pending[r].Go(func() {
+			defer func() { <-r.gate }()
+			err := r.putObject(ctx, name, stored, c.until)
+			if err != nil {
+				c.fail(r, err)
+			}
+			results <- err
+		})
+	}
+	for _, r := range missing {
+		if c.admitted(r) {
+			begin(r)
+		}
+	}
+	if begun == 0 { // wait for whichever is free first
+		gates := []reflect.SelectCase{{Dir: reflect.SelectRecv, Chan: reflect.ValueOf(ctx.Done())}}
+		for _, r := range missing {
+			gates = append(gates, reflect.SelectCase{Dir: reflect.SelectSend, Chan: reflect.ValueOf(r.gate), Send: reflect.ValueOf(struct{}{})})
+		}
+		i, _, _ := reflect.Select(gates)
+		if i == 0 {
+			c.fail(nil, ctx.Err())
+			return
+		}
+		begin(missing[i-1])
+	}
+	for range begun {
+		if <-results == nil {
+			return
+		}
+	}
+}
+
+// admitted takes a place among what is being stored in a repository, unless it is behind.
+func (c *copier) admitted(r *Repository) bool {
+	select {
+	case r.gate <- struct{}{}:
+		return true
+	default:
+	}
+	c.mu.Lock()
+	behind := c.behind[r]
+	c.mu.Unlock()
+	if behind {
+		return false
+	}
+	patience := time.NewTimer(grip)
+	defer patience.Stop()
+	select {
+	case r.gate <- struct{}{}:
+		return true
+	case <-patience.C:
+		c.mu.Lock()
+		c.behind[r] = true
+		c.mu.Unlock()
+		return false
+	}
+}
+
+// holds reports whether a repository has an object that a snapshot needs, and of the right size.
+func (c *copier) holds(r *Repository, name string) bool {
+	c.mu.Lock()
+	size, known := c.sizes[name]
+	c.mu.Unlock()
+	return known && r.holds(name, size)
+}
+
+// held reports whether any repository does.
+func (c *copier) held(name string) bool {
+	return slices.ContainsFunc(c.repositories, func(r *Repository) bool { return c.holds(r, name) })
 }
 
 func (c *copier) fail(r *Repository, err error) {
@@ -105,10 +210,12 @@ func (c *copier) fail(r *Repository, err error) {
 	}
 }
 
-func (c *copier) failed(r *Repository) bool {
+func (c *copier) failed(r *Repository) bool { return c.failure(r) != nil }
+
+func (c *copier) failure(r *Repository) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.lost[r] != nil
+	return c.lost[r]
 }
 
 // open returns the plaintext of an object from the first repository that has it whole.
@@ -117,22 +224,70 @@ func (c *copier) open(ctx context.Context, name string) ([]byte, error) {
 }
 
 func openObject(ctx context.Context, k *vaultKey, repositories []*Repository, name string) ([]byte, error) {
+	plaintext, _, err := fetchObject(ctx, k, repositories, name)
+	return plaintext, err
+}
+
+// fetchObject returns an object's plaintext, and the object as it is stored, from the first repository
+// that has it whole.
+func fetchObject(ctx context.Context, k *vaultKey, repositories []*Repository, name string) (plaintext, stored []byte, err error) {
 	var failed error
-	for _, r := range repositories {
-		stored, err := r.get(ctx, objectKey(name))
+	for _, r := range promising(repositories) {
+		plaintext, stored, err := r.object(ctx, k, name)
 		if err == nil {
-			var plaintext []byte
-			if plaintext, err = k.open(name, stored, true); err == nil {
-				return plaintext, nil
-			}
-			err = fmt.Errorf("backup repository %s: %w", r.Name, err)
+			return plaintext, stored, nil
 		}
 		failed = errors.Join(failed, err)
 	}
 	if failed == nil {
 		failed = errors.New("there is no repository to read from")
 	}
-	return nil, failed
+	return nil, nil, failed
+}
+
+// promising returns the repositories, those last that did not answer when they were last asked: a dead one
+// costs a read its patience once, and not for every object.
+func promising(repositories []*Repository) []*Repository {
+	sorted := slices.Clone(repositories)
+	slices.SortStableFunc(sorted, func(a, b *Repository) int {
+		switch x, y := a.isAiling(), b.isAiling(); {
+		case x == y:
+			return 0
+		case y:
+			return -1
+		}
+		return 1
+	})
+	return sorted
+}
+
+// object returns an object that a repository has whole. One that is damaged is remembered as missing; in a
+// bucket with versions an older one may still be whole.
+func (r *Repository) object(ctx context.Context, k *vaultKey, name string) (plaintext, stored []byte, err error) {
+	key := objectKey(name)
+	if stored, err = r.get(ctx, key); err == nil {
+		r.ails(false)
+		if plaintext, err = k.open(name, stored, true); err == nil {
+			return plaintext, stored, nil
+		}
+		err = fmt.Errorf("backup repository %s: %w", r.Name, err)
+	}
+	if !errors.Is(err, ErrObject) && !errors.Is(err, errAbsent) {
+		r.ails(true)
+		return nil, nil, err
+	}
+	r.distrust(name)
+	older := r.older(ctx, key, func(version []byte) bool {
+		plain, failed := k.open(name, version, true)
+		if failed == nil {
+			plaintext, stored = plain, version
+		}
+		return failed == nil
+	})
+	if older {
+		return plaintext, stored, nil
+	}
+	return nil, nil, err
 }
 
 // copyTable copies a table as it stands in tx. before is what the snapshot before has of it, or nil.
@@ -234,6 +389,9 @@ func (w *tableCopy) all(ctx context.Context, rows *sql.Rows) (bytes int64, err e
 func (w *tableCopy) enter(ctx context.Context, i int) error {
 	w.at, w.against = i, nil
 	s := w.base[i]
+	if !w.held(s.Object) || s.Change != nil && !w.held(s.Change.Object) {
+		return nil // nobody has it whole: the segment is written anew, which mends it
+	}
 	// The last one, while it is short, is written anew with what was added behind it: a table that only
 	// grows would otherwise fall into crumbs.
 	if i == len(w.base)-1 && s.Bytes < int64(w.segment)/2 {
@@ -318,7 +476,7 @@ func (w *tableCopy) leave(ctx context.Context) error {
 		w.clear()
 		return nil
 	case w.delta.empty():
-	case w.whole, w.forget && len(w.delta.removed) > 0:
+	case w.whole, w.erasing && len(w.delta.removed) > 0:
 		return w.write(ctx)
 	case size > int(s.Bytes)/rewriteShare:
 		return w.write(ctx)
