@@ -21,7 +21,7 @@ import (
 func newBackup() *cobra.Command {
 	cmd := &cobra.Command{Use: "backup", Short: "Copy everything to other media, restore it, and prove that it restores"}
 	cmd.AddCommand(newBackupRun(), newBackupList(), newBackupShow(), newBackupVerify(), newBackupDrill(), newBackupRestore(),
-		newBackupRunbook(), newBackupRecoveryKey())
+		newBackupRunbook(), newBackupRecoveryKey(), newBackupPrune(), newBackupHold(), newBackupRelease(), newBackupApprove(), newBackupDelete())
 	return cmd
 }
 

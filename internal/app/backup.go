@@ -41,6 +41,14 @@ type BackupOperator interface {
 	// BackupCustomer returns the records of one customer as a snapshot has them.
 	BackupCustomer(ctx context.Context, snapshot string, c customer.ID, progress backup.Progress) (vault.Export, error)
 	BackupRunbook(ctx context.Context) (string, error)
+	// BackupPrune deletes what the retention does not keep.
+	BackupPrune(ctx context.Context) (backup.Pruned, error)
+	// BackupHold keeps a snapshot whatever the retention says, or with release no longer.
+	BackupHold(ctx context.Context, snapshot, reason string, release bool) error
+	// BackupApprove agrees to a deed that takes two: "delete SNAPSHOT", "unlock SNAPSHOT", "keep RETENTION".
+	BackupApprove(ctx context.Context, deed string) error
+	// BackupDelete deletes a snapshot before its time; locked ones too when it says so.
+	BackupDelete(ctx context.Context, snapshot string, locked bool) error
 }
 
 // backups are the open repositories of a house.
@@ -74,7 +82,7 @@ func (h *House) backup(ctx context.Context) (*backup.Backup, error) {
 		DB: h.DB, Keys: h.Ring, Trail: h.Trail, Findings: h.Findings, Taking: &b.taking,
 		Folder: filepath.Join(h.Config.Data, "backup-memory"), Media: c.Media, Files: h.settingsFiles,
 		Program: cmp.Or(b.program, builtFrom()), Label: c.Label, Jurisdiction: c.Jurisdiction, Clock: clock.System, Log: h.log,
-		Schedule: schedule(c),
+		Schedule: schedule(c), Retention: backup.Retention(c.Retention),
 	}
 	var err error
 	if options.Recovery, err = c.RecoveryRecipients(); err != nil {
@@ -88,6 +96,7 @@ func (h *House) backup(ctx context.Context) (*backup.Backup, error) {
 		place := backup.RepositoryOptions{
 			Name: r.Name, Part: backup.Part(r.Part), URL: r.RepositoryURL(), Medium: r.Medium, Region: r.Region,
 			Endpoint: r.Endpoint, AccessKey: r.AccessKey, PathStyle: r.PathStyle,
+			Lock: backup.LockMode(r.Lock), LockFor: r.LockFor,
 		}
 		if opened[r.Name] != nil {
 			options.Repositories = append(options.Repositories, opened[r.Name])
@@ -324,11 +333,45 @@ func (o operator) BackupRunbook(ctx context.Context) (string, error) {
 	return b.Runbook(ctx, o.by, facts)
 }
 
+func (o operator) BackupPrune(ctx context.Context) (backup.Pruned, error) {
+	b, err := o.house.backup(ctx)
+	if err != nil {
+		return backup.Pruned{}, err
+	}
+	return b.Prune(ctx, o.by)
+}
+
+func (o operator) BackupHold(ctx context.Context, snapshot, reason string, release bool) error {
+	b, err := o.house.backup(ctx)
+	if err != nil {
+		return err
+	}
+	if release {
+		return b.Release(ctx, o.by, snapshot)
+	}
+	return b.Hold(ctx, o.by, snapshot, reason)
+}
+
+func (o operator) BackupApprove(ctx context.Context, deed string) error {
+	approvals := &backup.Operators{Trail: o.house.Trail, Clock: clock.System}
+	return approvals.Approve(ctx, o.by, deed)
+}
+
+func (o operator) BackupDelete(ctx context.Context, snapshot string, locked bool) error {
+	b, err := o.house.backup(ctx)
+	if err != nil {
+		return err
+	}
+	return b.Delete(ctx, o.by, snapshot, locked)
+}
+
 // backupAsk is what a command asks of a running server about backups.
 type backupAsk struct {
 	Snapshot string         `json:"snapshot,omitempty"`
 	Customer customer.ID    `json:"customer,omitempty"`
 	Restore  RestoreRequest `json:"restore"`
+	Text     string         `json:"text,omitempty"`  // a reason, or a deed
+	Other    bool           `json:"other,omitempty"` // release and not hold; also what is locked
 }
 
 // backupRoutes adds the backup commands to the control socket.
@@ -353,6 +396,19 @@ func (c *control) backupRoutes(mux *http.ServeMux) {
 	}))
 	mux.HandleFunc("POST /backup/customer", streamed(c, func(ctx context.Context, o operator, ask backupAsk, p backup.Progress) (vault.Export, error) {
 		return o.BackupCustomer(ctx, ask.Snapshot, ask.Customer, p)
+	}))
+	mux.HandleFunc("POST /backup/prune", streamed(c, func(ctx context.Context, o operator, _ backupAsk, _ backup.Progress) (backup.Pruned, error) {
+		return o.BackupPrune(ctx)
+	}))
+	done := struct{}{}
+	mux.HandleFunc("POST /backup/hold", streamed(c, func(ctx context.Context, o operator, ask backupAsk, _ backup.Progress) (struct{}, error) {
+		return done, o.BackupHold(ctx, ask.Snapshot, ask.Text, ask.Other)
+	}))
+	mux.HandleFunc("POST /backup/approve", streamed(c, func(ctx context.Context, o operator, ask backupAsk, _ backup.Progress) (struct{}, error) {
+		return done, o.BackupApprove(ctx, ask.Text)
+	}))
+	mux.HandleFunc("POST /backup/delete", streamed(c, func(ctx context.Context, o operator, ask backupAsk, _ backup.Progress) (struct{}, error) {
+		return done, o.BackupDelete(ctx, ask.Snapshot, ask.Other)
 	}))
 	mux.HandleFunc("POST /backup/runbook", streamed(c, func(ctx context.Context, o operator, _ backupAsk, _ backup.Progress) (string, error) {
 		return o.BackupRunbook(ctx)
@@ -413,6 +469,23 @@ func (d *dialled) BackupRestore(ctx context.Context, ask RestoreRequest, progres
 func (d *dialled) BackupCustomer(ctx context.Context, snapshot string, c customer.ID, progress backup.Progress) (out vault.Export, err error) {
 	err = d.call(ctx, "/backup/customer", backupAsk{Snapshot: snapshot, Customer: c}, &out, progress)
 	return out, err
+}
+
+func (d *dialled) BackupPrune(ctx context.Context) (out backup.Pruned, err error) {
+	err = d.call(ctx, "/backup/prune", backupAsk{}, &out, nil)
+	return out, err
+}
+
+func (d *dialled) BackupHold(ctx context.Context, snapshot, reason string, release bool) error {
+	return d.call(ctx, "/backup/hold", backupAsk{Snapshot: snapshot, Text: reason, Other: release}, &struct{}{}, nil)
+}
+
+func (d *dialled) BackupApprove(ctx context.Context, deed string) error {
+	return d.call(ctx, "/backup/approve", backupAsk{Text: deed}, &struct{}{}, nil)
+}
+
+func (d *dialled) BackupDelete(ctx context.Context, snapshot string, locked bool) error {
+	return d.call(ctx, "/backup/delete", backupAsk{Snapshot: snapshot, Other: locked}, &struct{}{}, nil)
 }
 
 func (d *dialled) BackupRunbook(ctx context.Context) (out string, err error) {

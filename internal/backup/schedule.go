@@ -134,7 +134,9 @@ func (b *Backup) whenDue(ctx context.Context) error {
 	if len(runs) > 0 && runs[0].outcome != "kept" && now.Sub(clock.FromMicros(runs[0].ended)) < retryAfter {
 		return nil
 	}
-	_, err = b.Take(ctx, system, Taking{Class: class})
+	if _, err = b.Take(ctx, system, Taking{Class: class}); err == nil && class == ClassDaily {
+		_, err = b.Prune(ctx, system) // only after one that counts
+	}
 	return err
 }
 

@@ -27,6 +27,8 @@ type Backup struct {
 	Label        string `yaml:"label"`
 	Jurisdiction string `yaml:"jurisdiction"`
 
+	Retention Retention `yaml:"retention"`
+
 	// DailyAt is the time of day, UTC, at which everything that changed is folded into whole segments.
 	DailyAt string `yaml:"daily_at"`
 	// Every is the time between the increments; 0 means the daily one only.
@@ -41,6 +43,18 @@ type Backup struct {
 	DrillDatabase string `yaml:"drill_database"`
 	// DrillPassword is that database's password, when it asks for one.
 	DrillPassword Secret `yaml:"drill_password"`
+}
+
+// Retention says how many snapshots are kept: the first of each of so many of the newest hours, days, weeks,
+// months and years that have any.
+type Retention struct {
+	Hourly  int `yaml:"hourly"`
+	Daily   int `yaml:"daily"`
+	Weekly  int `yaml:"weekly"`
+	Monthly int `yaml:"monthly"`
+	Yearly  int `yaml:"yearly"`
+	// Keys is the longest that a copy of the keys that is not the newest may lie locked in a repository.
+	Keys time.Duration `yaml:"keys"`
 }
 
 // Repository is one place.
@@ -60,6 +74,10 @@ type Repository struct {
 	// AccessKey and SecretKey are the credentials for S3; without them the machine's own are used.
 	AccessKey string `yaml:"access_key"`
 	SecretKey Secret `yaml:"secret_key"`
+	// Lock is "", governance or compliance: S3 keeps objects from being deleted or replaced. LockFor is for
+	// how long, in a repository for keys; data are locked for as long as the retention keeps them.
+	Lock    string        `yaml:"lock"`
+	LockFor time.Duration `yaml:"lock_for"`
 }
 
 var repositoryNames = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,30}$`)
@@ -69,7 +87,7 @@ var EU = []string{"eu-", "europe-", "on-premises-eu"}
 
 func defaultBackup() Backup {
 	return Backup{
-		AllowedRegions: EU, Media: 2, DailyAt: "02:30", Every: time.Hour, DrillEvery: 24 * time.Hour,
+		AllowedRegions: EU, Media: 2, Retention: Retention{24, 14, 8, 12, 7, 7 * 24 * time.Hour}, DailyAt: "02:30", Every: time.Hour, DrillEvery: 24 * time.Hour,
 	}
 }
 
@@ -164,6 +182,11 @@ func (v *validator) backup(b *Backup) {
 	every("backup.continuous", b.Continuous, time.Second, time.Hour)
 	every("backup.drill_every", b.DrillEvery, time.Hour, 31*24*time.Hour)
 	v.between("backup.media", b.Media, 1, 9)
+	for key, n := range map[string]int{"hourly": b.Retention.Hourly, "daily": b.Retention.Daily, "weekly": b.Retention.Weekly,
+		"monthly": b.Retention.Monthly, "yearly": b.Retention.Yearly} {
+		v.between("backup.retention."+key, n, 0, 10_000)
+	}
+	v.duration("backup.retention.keys", b.Retention.Keys, time.Hour, 31*24*time.Hour)
 	if b.DrillDatabase != "" {
 		u, err := url.Parse(b.DrillDatabase)
 		ok := err == nil && (u.Scheme == "postgres" || u.Scheme == "postgresql")
@@ -199,6 +222,10 @@ func (v *validator) backup(b *Backup) {
 		}
 		v.check(allowed, key+".region", strconv.Quote(r.Region)+" is not among backup.allowed_regions",
 			"keep copies where the data may be ("+strings.Join(b.AllowedRegions, ", ")+"…), or allow the region")
+		v.check(r.Lock == "" || (r.Lock == "governance" || r.Lock == "compliance") && u != nil && u.Scheme == "s3", key+".lock",
+			"is not governance or compliance, or the place is not S3", "remove it, or write for example lock: compliance")
+		v.check(r.LockFor >= 0 && (r.Part != "keys" || r.LockFor <= b.Retention.Keys), key+".lock_for",
+			"is longer than backup.retention.keys", "a lock would keep the key of who was erased: shorten it")
 		if r.Endpoint != "" {
 			e, err := url.Parse(r.Endpoint)
 			v.check(err == nil && (e.Scheme == "https" || e.Scheme == "http" && isLoopback(e.Hostname())), key+".endpoint",
