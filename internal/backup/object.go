@@ -181,7 +181,10 @@ func sealToRecovery(master []byte, recipients []age.Recipient) ([]byte, error) {
 	if _, err := w.Write(master); err != nil {
 		return nil, err
 	}
-	return out.Bytes(), w.Close()
+	if err := w.Close(); err != nil {
+		return nil, err
+	}
+	return out.Bytes(), nil
 }
 
 // openWithRecovery is the reverse.
