@@ -127,7 +127,8 @@ func (k *vaultKey) seal(name string, plaintext []byte) ([]byte, error) {
 	if _, err := w.Write(packed); err != nil {
 		return nil, err
 	}
-	return stored, w.Close()
+	err = w.Close()
+	return stored, err
 }
 
 // open returns the plaintext of a stored object. For an object that is named by its content it also holds
@@ -184,7 +185,7 @@ func sealToRecovery(master []byte, recipients []age.Recipient) ([]byte, error) {
 	if err := w.Close(); err != nil {
 		return nil, err
 	}
-	return out.Bytes(), nil
+	return out.Bytes(), nil // only now: closing writes the end
 }
 
 // openWithRecovery is the reverse.
