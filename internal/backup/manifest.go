@@ -2,6 +2,7 @@ package backup
 
 import (
 	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"time"
@@ -175,6 +176,11 @@ func openManifest(k *vaultKey, id string, stored []byte, verifiers note.Verifier
 	}
 	if m.Format != formatVersion {
 		return nil, fmt.Errorf("the snapshot %s is of format %d, and this program reads %d", id, m.Format, formatVersion)
+	}
+	for name := range m.objects() {
+		if len(name) != hex.EncodedLen(sha256.Size) {
+			return nil, damaged
+		}
 	}
 	return m, nil
 }
