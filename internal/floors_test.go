@@ -18,7 +18,7 @@ var floors = map[string]int{
 	"location": 2,
 	"keyring":  2, "audit": 2, "policy": 2, "once": 2,
 	"vault": 3, "edge": 3, "transit": 3, "events": 3, "finding": 3,
-	"identity":  4,
+	"identity": 4, "backup": 4,
 	"assurance": 5,
 	"api":       6, "demo": 6,
 	"app": 7,

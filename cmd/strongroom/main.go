@@ -60,7 +60,7 @@ Start with "strongroom dev" and, in a second terminal, "strongroom demo".`,
 		SilenceUsage:  true,
 	}
 	root.AddCommand(newDev(), newInit(), newServe(), newDemo(), newAudit(), newCheck(), newClaims(), newFindings(), newKeys(),
-		newVault(), newWitness(), newPins(), newConfig(), newVersion())
+		newVault(), newBackup(), newWitness(), newPins(), newConfig(), newVersion())
 	return root
 }
 

@@ -92,14 +92,20 @@ apart from each other and from the data: without them the data cannot be read by
 			if err := app.Init(cmd.Context(), c); err != nil {
 				return err
 			}
+			backups := `Copies are made nowhere yet: "strongroom backup recovery-key --out FILE", then name repositories in
+the settings under backup.`
+			if environment == config.Dev {
+				backups = fmt.Sprintf("Backups go to %[1]s/backups; what opens them when all else is lost is %[1]s/recovery.key: move it away.", s.data)
+			}
 			_, err := fmt.Fprintf(cmd.OutOrStdout(), `Made an installation for environment %s in %s.
 
   %-18s every setting, explained: certificates and an SMS gateway are yours to fill in
   %-18s the root key, sealed; keep a copy apart from the data
   %-18s its passphrase; move it to where your secrets live and say so in root_key.passphrase
 
+%s
 Next: edit the settings, run "strongroom config check --data %s", then "strongroom serve --data %s".
-`, environment, s.data, config.FileName, "root.key", "root.passphrase", s.data, s.data)
+`, environment, s.data, config.FileName, "root.key", "root.passphrase", backups, s.data, s.data)
 			return err
 		},
 	}
@@ -188,6 +194,7 @@ See it in a browser:
   %[2]s/dev/inbox  the one-time codes that would go to phones
 Certificates are signed by %[6]s, which
 browsers do not know: go on past their warning.
+Backups go to %[1]s/backups; what opens them when all else is lost is %[1]s/recovery.key: move it away.
 
 Try next, in a second terminal:
   bin/strongroom demo%[7]s            a customer's whole journey, step by step

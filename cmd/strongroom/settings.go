@@ -90,6 +90,9 @@ func environ() []string {
 	return env
 }
 
+// logQuietly is for commands that have no settings.
+var logQuietly = config.Log{Level: "warn", Format: "text"}
+
 // logger writes to standard error, so that standard output stays a command's own.
 func logger(c config.Log) (*slog.Logger, error) {
 	var level slog.Level

@@ -42,6 +42,7 @@ type Operator interface {
 	LogOperator
 	RootOperator
 	PinOperator
+	BackupOperator
 	// Close lets go of the installation.
 	Close() error
 }
@@ -84,6 +85,7 @@ func serveControl(house *House, data string, log *slog.Logger) (*control, error)
 	c.searchRoutes(mux)
 	c.logRoutes(mux)
 	c.assuranceRoutes(mux)
+	c.backupRoutes(mux)
 	mux.HandleFunc("POST /rotation", c.rotation)
 	c.customerKeyRoutes(mux)
 	mux.HandleFunc("POST /root-move", c.rootMove)

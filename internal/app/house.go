@@ -36,6 +36,9 @@ import (
 	"strongroom/internal/vault"
 )
 
+// memoryFile is where the newest checkpoint of the trail is remembered, outside of the database.
+const memoryFile = "checkpoint"
+
 // databaseFile is the first file of the embedded database; database.json says which one holds.
 const databaseFile = "strongroom-1.db"
 
@@ -81,6 +84,11 @@ type House struct {
 	lock    *os.File       // of the data folder, while a server runs on it
 	closers []io.Closer    // of the sinks and the archive
 	archive *audit.Archive // nil without one
+
+	backups   backups
+	memory    string // file of the checkpoint that is remembered, within the data folder; "" remembers none
+	restoring bool   // the database may be one whose restore is not done
+	replaced  bool   // another database was restored in this one's place
 }
 
 // openHouse opens what Init has made, in the name of the actor.
@@ -89,7 +97,7 @@ func openHouse(ctx context.Context, c config.Config, by actor.Actor, log *slog.L
 }
 
 func openHouseWith(ctx context.Context, c config.Config, by actor.Actor, log *slog.Logger, prepare func(*House)) (_ *House, err error) {
-	h := &House{Config: c, Metrics: prometheus.NewRegistry(), log: log}
+	h := &House{Config: c, Metrics: prometheus.NewRegistry(), log: log, memory: memoryFile}
 	prepare(h)
 	defer func() {
 		if err != nil {
@@ -130,9 +138,17 @@ func (h *House) open(ctx context.Context, by actor.Actor, create bool) error {
 		}
 		options.Dir, options.File, options.Key = c.Data, key.File, key.Key
 	}
-	var err error
+	return h.openDatabase(ctx, by, options)
+}
+
+// openDatabase opens the rooms that every house has, over the database that the options describe.
+func (h *House) openDatabase(ctx context.Context, by actor.Actor, options db.Options) (err error) {
+	create := options.Create
 	if h.DB, err = db.Open(ctx, options); err != nil {
 		return fmt.Errorf("database: %w", err)
+	}
+	if err := h.checkRestored(ctx); err != nil {
+		return err
 	}
 	holder := id.New("run")
 	h.Jobs = jobs.New(h.DB, jobs.Options{Holder: holder, Clock: clock.System, Log: h.log, Metrics: h.Metrics})
@@ -155,13 +171,16 @@ func (h *House) openTrail(ctx context.Context, by actor.Actor, holder string, cr
 		return err
 	}
 	connect := func(k *keyring.Keyring) keyring.Recorder {
-		h.Trail = audit.New(h.DB, k, audit.Options{
+		options := audit.Options{
 			Clock: clock.System, Log: h.log, Metrics: h.Metrics, Holder: holder,
-			Wake:     func() { h.Jobs.Wake(audit.JobName) },
-			Remember: audit.RememberFile(filepath.Join(h.Config.Data, "checkpoint")),
-			Verified: audit.RememberFile(filepath.Join(h.Config.Data, "verified")),
-			Locator:  atlas, ClockLimit: h.Config.Audit.ClockSkew, Findings: findings{h},
-		})
+			Wake:    func() { h.Jobs.Wake(audit.JobName) },
+			Locator: atlas, ClockLimit: h.Config.Audit.ClockSkew, Findings: findings{h},
+		}
+		if h.memory != "" {
+			options.Verified = audit.RememberFile(filepath.Join(h.Config.Data, "verified"))
+			options.Remember = audit.RememberFile(filepath.Join(h.Config.Data, h.memory))
+		}
+		h.Trail = audit.New(h.DB, k, options)
 		h.Findings = finding.New(finding.Options{DB: h.DB, Trail: h.Trail, Clock: clock.System, Log: h.log, Metrics: h.Metrics})
 		return func(ctx context.Context, tx *db.Tx, by actor.Actor, c customer.ID, action, resource string) error {
 			return h.Trail.Record(ctx, tx, by, audit.Event{Action: action, Resource: resource, Customer: c, Outcome: audit.Granted})
@@ -253,6 +272,7 @@ func (h *House) Close() error {
 	for _, c := range h.closers {
 		errs = append(errs, c.Close())
 	}
+	errs = append(errs, h.backups.close())
 	if h.DB != nil {
 		errs = append(errs, h.DB.Close())
 	}
@@ -295,11 +315,11 @@ func Init(ctx context.Context, c config.Config) error {
 			return errors.Join(err, root.Close())
 		}
 	}
-	h := &House{Config: c, Metrics: prometheus.NewRegistry(), log: slog.New(slog.DiscardHandler), root: root}
+	h := &House{Config: c, Metrics: prometheus.NewRegistry(), log: slog.New(slog.DiscardHandler), root: root, memory: memoryFile}
 	if err := errors.Join(h.open(ctx, commandActor(os.Getuid()), true), h.Close()); err != nil {
 		return err
 	}
-	if err := writeDevPolicy(c); err != nil {
+	if err := errors.Join(writeDevPolicy(c), makeDevRecovery(&c)); err != nil {
 		return err
 	}
 	// The settings come last: a folder that has them is complete.
@@ -417,5 +437,8 @@ func (o operator) Findings(ctx context.Context, all bool) ([]finding.Finding, er
 
 // Close brings the trail up to date and closes the installation.
 func (o operator) Close() error {
+	if o.house.replaced { // its trail is not this folder's any more
+		return o.house.Close()
+	}
 	return errors.Join(o.house.settle(context.Background()), o.house.Close())
 }

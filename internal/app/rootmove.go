@@ -10,6 +10,7 @@ import (
 	"os"
 
 	"strongroom/internal/audit"
+	"strongroom/internal/backup"
 	"strongroom/internal/config"
 	"strongroom/internal/db"
 	"strongroom/internal/identity"
@@ -96,7 +97,7 @@ func AcceptStates(ctx context.Context, c config.Config, log *slog.Logger) error 
 // keyNeeded asks every room that keeps what a service key made.
 func keyNeeded(ctx context.Context, tx *db.Tx, name string, version uint32) (string, error) {
 	for _, ask := range []func(context.Context, *db.Tx, string, uint32) (string, error){
-		audit.KeyNeeded, identity.KeyNeeded, once.KeyNeeded, vault.KeyNeeded,
+		backup.Needed, audit.KeyNeeded, identity.KeyNeeded, once.KeyNeeded, vault.KeyNeeded,
 	} {
 		if by, err := ask(ctx, tx, name, version); err != nil || by != "" {
 			return by, err

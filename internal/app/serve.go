@@ -64,6 +64,7 @@ func Serve(ctx context.Context, c config.Config, o Options) (_ *Server, err erro
 	if err != nil {
 		return nil, err
 	}
+	house.backups.program = o.Version
 	// Jobs and requests end when Close says so, not when the caller's context does: what has begun
 	// is finished first.
 	running, stop := context.WithCancel(context.WithoutCancel(ctx))
@@ -178,6 +179,9 @@ func (s *Server) rooms(o Options) (http.Handler, error) {
 	}
 	for _, job := range h.Vault.CollectionJobs() {
 		h.Jobs.Add(job)
+	}
+	if err := h.backupJobs(); err != nil {
+		return nil, err
 	}
 	return mux, nil
 }

@@ -8,6 +8,7 @@ import (
 	"net/http"
 
 	"strongroom/internal/actor"
+	"strongroom/internal/backup"
 	"strongroom/internal/clock"
 	"strongroom/internal/customer"
 	"strongroom/internal/edge"
@@ -40,6 +41,7 @@ func (h *House) openVault(ctx context.Context, by actor.Actor) (err error) {
 	options := vault.Options{
 		Clock: clock.System, Log: h.log, Metrics: h.Metrics, Wake: h.Jobs.Wake,
 		Erasers: []vault.Eraser{accounts, h.Trail}, Identity: accounts,
+		Erased: func() { h.Jobs.Wake(backup.JobKeys) },
 	}
 	if options.Collections, err = pinned(h.Config); err != nil {
 		return err
@@ -54,7 +56,11 @@ func (h *House) openVault(ctx context.Context, by actor.Actor) (err error) {
 }
 
 func (o operator) Erase(ctx context.Context, c customer.ID, reason string) (vault.Erasure, error) {
-	return o.house.Vault.Erase(ctx, o.by, c, reason)
+	out, err := o.house.Vault.Erase(ctx, o.by, c, reason)
+	if err == nil && o.alone {
+		o.refreshKeys(ctx) // a running server does it by itself
+	}
+	return out, err
 }
 
 func (o operator) Receipt(ctx context.Context, c customer.ID) (vault.Receipt, error) {

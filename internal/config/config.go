@@ -58,6 +58,7 @@ type Config struct {
 	Log           Log          `yaml:"log"`
 	Audit         Audit        `yaml:"audit"`
 	Trust         Trust        `yaml:"trust"`
+	Backup        Backup       `yaml:"backup"`
 	Collections   []Collection `yaml:"collections"`
 
 	// Witnesses are asked to cosign the checkpoints of the audit log.
@@ -212,16 +213,16 @@ type Audit struct {
 	Sinks []Sink `yaml:"sinks"`
 	// Repository is where events go that are older than Online, and are deleted when they are older than
 	// Archive. Without one they stay in the database.
-	Repository Repository    `yaml:"repository"`
-	Online     time.Duration `yaml:"online"`
-	Archive    time.Duration `yaml:"archive"`
+	Repository ArchiveRepository `yaml:"repository"`
+	Online     time.Duration     `yaml:"online"`
+	Archive    time.Duration     `yaml:"archive"`
 	// HoldUntil, a day (2006-01-02), stops archiving and deleting until then, for HoldReason.
 	HoldUntil  string `yaml:"hold_until"`
 	HoldReason string `yaml:"hold_reason"`
 }
 
-// Repository is where the archive of the trail is kept; see docs/audit.md.
-type Repository struct {
+// ArchiveRepository is where the archive of the trail is kept; see docs/audit.md.
+type ArchiveRepository struct {
 	// URL is file:///folder or s3://bucket?region=R; empty: there is none.
 	URL string `yaml:"url"`
 	// AccessKey and SecretKey are the credentials for s3.
@@ -431,7 +432,7 @@ func (c *Config) paths() []*string {
 		s := &c.Audit.Sinks[i]
 		list = append(list, &s.Path, &s.Secret.File, &s.CA, &s.Certificate, &s.Key)
 	}
-	return list
+	return append(list, c.Backup.paths()...)
 }
 
 // PostgresURL returns the database URL with its password in place, as a secret.
@@ -456,6 +457,7 @@ func (c *Config) PostgresURL() (secret.Value, error) {
 func (c *Config) Differences() (string, error) {
 	own, standard := *c, Default()
 	own.Audit.Sinks = slices.Clone(c.Audit.Sinks)
+	own.Backup.Repositories = slices.Clone(c.Backup.Repositories) // their folders are named anew below
 	for _, p := range own.paths() {
 		if below, err := filepath.Rel(c.Data, *p); *p != "" && err == nil && filepath.IsLocal(below) {
 			*p = below

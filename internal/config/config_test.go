@@ -17,6 +17,7 @@ func TestTemplateIsTheDefault(t *testing.T) {
 	want := Default()
 	// An empty list in the file and none at all mean the same.
 	c.Collections, c.Audit.Sinks, c.Audit.Sources, c.Witnesses, c.Trust.Detail = nil, nil, nil, nil, nil
+	c.Backup.Repositories, c.Backup.Recipients = nil, nil
 	for _, l := range []*Listener{&c.Listeners.App, &c.Listeners.Service, &c.Listeners.Admin} {
 		l.Allow, l.TrustedProxies = nil, nil
 	}
@@ -186,4 +187,54 @@ func FuzzParse(f *testing.F) {
 			_ = c.Validate()
 		}
 	})
+}
+
+// backupIn returns settings with one repository for each part, the data's as given.
+func backupIn(data string) string {
+	return devBase + `backup:
+  media: 1
+  recipients: [age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p]
+  repositories:
+    - {name: data, part: data, medium: disk, ` + data + `}
+    - {name: keys, part: keys, medium: disk, region: eu-central-1, url: keys}
+`
+}
+
+// A backup that would leave the region, lie on one medium, or lock the keys of the erased is refused.
+func TestBackupRefusals(t *testing.T) {
+	for _, row := range []struct{ name, yaml, want string }{
+		{"sound", backupIn("region: eu-west-1, url: data"), ""},
+		{"region", backupIn("region: us-east-1, url: data"), `backup.repositories[0].region: "us-east-1" is not among`},
+		{"no region", backupIn("url: data"), "backup.repositories[0].region"},
+		{"place", backupIn("region: eu-west-1, url: 'ftp://host/x'"), "backup.repositories[0].url"},
+		{"one place for both", backupIn("region: eu-west-1, url: keys"), "is that of data"},
+		{"media", strings.Replace(backupIn("region: eu-west-1, url: data"), "media: 1", "media: 2", 1), "on 1 separate media, and backup.media asks for 2"},
+		{"nobody to recover", strings.Replace(backupIn("region: eu-west-1, url: data"), "recipients: [age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p]", "recipients: []", 1), "backup.recipients: is empty"},
+		{"recipient", strings.Replace(backupIn("region: eu-west-1, url: data"), "age1ql3", "age1xx3", 1), "backup.recipients: holds what is no recipient"},
+		{"plain http", backupIn("region: eu-west-1, url: 's3://b', endpoint: 'http://s3.example.com'"), "backup.repositories[0].endpoint"},
+		{"half a credential", backupIn("region: eu-west-1, url: 's3://b', access_key: id"), "backup.repositories[0].secret_key"},
+		{"lock on a folder", backupIn("region: eu-west-1, url: data, lock: compliance"), "backup.repositories[0].lock"},
+		{"time of day", backupIn("region: eu-west-1, url: data") + "  daily_at: noon\n", "backup.daily_at"},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			c, err := load(t, row.yaml)
+			if err == nil {
+				err = c.Validate()
+			}
+			if row.want == "" && err != nil || row.want != "" && (err == nil || !strings.Contains(err.Error(), row.want)) {
+				t.Errorf("%v", err)
+			}
+		})
+	}
+	c, err := load(t, backupIn("region: eu-west-1, url: data"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if url := c.Backup.Repositories[0].RepositoryURL(); url != "file://"+filepath.Join(c.Data, "data") {
+		t.Errorf("the folder is %s", url)
+	}
+	text, err := c.Differences()
+	if err != nil || !strings.Contains(text, "url: data") || c.Backup.Repositories[0].URL != filepath.Join(c.Data, "data") {
+		t.Errorf("%v\n%s", err, text)
+	}
 }

@@ -35,9 +35,10 @@ func Default() Config {
 			SessionLifetime:      24 * time.Hour,
 			StartsPerHour:        60,
 		},
-		SMS:   SMS{Sender: "webhook", NumberHourly: 5, NumberDaily: 10, DailyCap: 10_000},
-		Audit: Audit{ClockSkew: 2 * time.Second, Online: 365 * 24 * time.Hour, Archive: 6 * 365 * 24 * time.Hour},
-		Log:   Log{Level: "info", Format: "json"},
+		SMS:    SMS{Sender: "webhook", NumberHourly: 5, NumberDaily: 10, DailyCap: 10_000},
+		Audit:  Audit{ClockSkew: 2 * time.Second, Online: 365 * 24 * time.Hour, Archive: 6 * 365 * 24 * time.Hour},
+		Log:    Log{Level: "info", Format: "json"},
+		Backup: defaultBackup(),
 	}
 }
 

@@ -36,7 +36,7 @@ func TestArchive(t *testing.T) {
 	if a := c.Audit; a.Online != Default().Audit.Online || a.Archive != Default().Audit.Archive || a.Repository.URL != "file:///var/lib/strongroom-archive" {
 		t.Errorf("%+v", a)
 	}
-	c.Audit.Repository, c.Audit.Archive, c.Audit.HoldUntil = Repository{URL: "s3://bucket?region=r"}, time.Hour, "tomorrow"
+	c.Audit.Repository, c.Audit.Archive, c.Audit.HoldUntil = ArchiveRepository{URL: "s3://bucket?region=r"}, time.Hour, "tomorrow"
 	err = c.Validate()
 	for _, key := range []string{"audit.repository.access_key", "audit.repository.secret_key", "audit.archive", "audit.hold_until", "audit.hold_reason"} {
 		if err == nil || !strings.Contains(err.Error(), key+":") {
@@ -44,7 +44,7 @@ func TestArchive(t *testing.T) {
 		}
 	}
 	for _, url := range []string{"file://relative", "gs://bucket", ":"} {
-		c.Audit.Repository = Repository{URL: url}
+		c.Audit.Repository = ArchiveRepository{URL: url}
 		if err := c.Validate(); err == nil || !strings.Contains(err.Error(), "audit.repository.url:") {
 			t.Errorf("%q: %v", url, err)
 		}

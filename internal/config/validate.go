@@ -56,6 +56,7 @@ func (c *Config) Validate() error {
 	v.duration("audit.clock_skew", c.Audit.ClockSkew, 100*time.Millisecond, time.Hour)
 	v.witnesses(c.Witnesses, dev)
 	v.trust(c.Trust)
+	v.backup(&c.Backup)
 	v.check(c.Log.Level == "debug" || c.Log.Level == "info" || c.Log.Level == "warn" || c.Log.Level == "error",
 		"log.level", "is not a level", "choose debug, info, warn or error")
 	v.check(c.Log.Format == "json" || c.Log.Format == "text", "log.format", "is not a format", "choose json or text")
@@ -268,7 +269,8 @@ func (c *Config) override(environ []string) error {
 	// Only now is it known which variables the settings name as secrets.
 	for _, name := range unknown {
 		sink := slices.ContainsFunc(c.Audit.Sinks, func(s Sink) bool { return s.Secret.Env == name })
-		if name != c.RootKey.Passphrase.Env && name != c.SecondRootKey.Passphrase.Env && name != c.Database.Password.Env && name != c.SMS.Secret.Env && !sink {
+		if name != c.RootKey.Passphrase.Env && name != c.SecondRootKey.Passphrase.Env && name != c.Database.Password.Env && name != c.SMS.Secret.Env &&
+			!sink && !slices.Contains(c.Backup.secretVariables(), name) {
 			errs = append(errs, &Error{Key: name, Problem: "names no setting", Remedy: "see the keys in " + FileName + ", or unset it"})
 		}
 	}

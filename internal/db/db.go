@@ -42,6 +42,8 @@ type Options struct {
 	Environment string
 	// Create makes the database when it is absent.
 	Create bool
+	// Schema is the migration to stop at, for a copy to be restored that was made then; 0 means the newest.
+	Schema int64
 
 	Clock   clock.Clock           // nil means clock.System
 	Log     *slog.Logger          // nil discards

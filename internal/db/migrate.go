@@ -93,7 +93,7 @@ func newest() (int64, error) {
 
 // migrate brings the schema up to date, each migration in a transaction of its own.
 func migrate(ctx context.Context, pool *sql.DB, w words, o Options) error {
-	return migrateTo(ctx, pool, w, o, 0)
+	return migrateTo(ctx, pool, w, o, o.Schema)
 }
 
 // migrateTo stops at a version; 0 means the newest.

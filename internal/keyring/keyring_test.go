@@ -141,10 +141,12 @@ func TestFirstAndSecondOpen(t *testing.T) {
 		a := openKeyring(t, d, root)
 		want := []string{
 			"keyring.kek.create kek 1",
+			"keyring.service-key.create service key backup/1",
 			"keyring.service-key.create service key blind-index/1",
 			"keyring.service-key.create service key checkpoint/1",
 			"keyring.service-key.create service key event/1",
 			"keyring.service-key.create service key event-mac/1",
+			"keyring.service-key.create service key evidence/1",
 			"keyring.service-key.create service key outbox/1",
 			"keyring.service-key.create service key pepper/1",
 			"keyring.service-key.create service key token/1",
@@ -838,12 +840,14 @@ func TestList(t *testing.T) {
 		var never time.Time
 		kek, year := madeAt.Add(90*24*time.Hour), madeAt.Add(365*24*time.Hour)
 		want := []Info{
-			{"kek", 1, "AES-256-GCM", "active", madeAt, 10, leastBlock + 8, k.root.ID(), kek},
+			{"kek", 1, "AES-256-GCM", "active", madeAt, 12, leastBlock + 10, k.root.ID(), kek},
 			{"customer", 1, "AES-256-GCM", "active", madeAt, 3, -1, "kek/1", never},
+			{"backup", 1, "AES-256-GCM", "active", madeAt, -1, leastBlock, "kek/1", year},
 			{"blind-index", 1, "HMAC-SHA-256", "active", madeAt, 0, -1, "kek/1", year},
 			{"checkpoint", 1, "Ed25519", "active", madeAt, -1, -1, "kek/1", year},
 			{"event", 1, "AES-256-GCM", "active", madeAt, -1, leastBlock, "kek/1", year},
 			{"event-mac", 1, "HMAC-SHA-256", "active", madeAt, -1, -1, "kek/1", year},
+			{"evidence", 1, "Ed25519", "active", madeAt, -1, -1, "kek/1", year},
 			{"outbox", 1, "AES-256-GCM", "active", madeAt, -1, leastBlock, "kek/1", year},
 			{"pepper", 1, "HMAC-SHA-256", "active", madeAt, -1, -1, "kek/1", year},
 			{"token", 1, "HMAC-SHA-256", "active", madeAt, -1, -1, "kek/1", year},

@@ -596,7 +596,7 @@ func TestCompromiseKEK(t *testing.T) {
 	}{
 		{name: "absent", version: 7, slug: "key-not-found", states: []string{active}},
 		{name: "the active one", version: 1, states: []string{compromised, active},
-			events: []string{"keyring.kek.compromise kek 1", "keyring.kek.publish kek 2", "keyring.kek.activate kek 2", "keyring.rotation.complete kek 2, 10 keys, 0 failed"}},
+			events: []string{"keyring.kek.compromise kek 1", "keyring.kek.publish kek 2", "keyring.kek.activate kek 2", "keyring.rotation.complete kek 2, 12 keys, 0 failed"}},
 		{name: "a retired one that nothing needs", version: 1, states: []string{compromised, active},
 			before: func(t *testing.T, k setup, wake func()) {
 				if _, err := k.RotateKEK(t.Context(), by); err != nil {
@@ -613,10 +613,10 @@ func TestCompromiseKEK(t *testing.T) {
 				k.finish(t, wake)
 				restoreUnder(t, k, 1)
 			},
-			events: []string{"keyring.kek.compromise kek 1", "keyring.kek.publish kek 3", "keyring.kek.activate kek 3", "keyring.rotation.complete kek 3, 11 keys, 0 failed"}},
+			events: []string{"keyring.kek.compromise kek 1", "keyring.kek.publish kek 3", "keyring.kek.activate kek 3", "keyring.rotation.complete kek 3, 13 keys, 0 failed"}},
 		{name: "the active one while its successor is published", version: 1, states: []string{compromised, active},
 			before: func(t *testing.T, k setup, _ func()) { publishSlowly(t, k) },
-			events: []string{"keyring.kek.compromise kek 1", "keyring.kek.activate kek 2", "keyring.rotation.complete kek 2, 10 keys, 0 failed"}},
+			events: []string{"keyring.kek.compromise kek 1", "keyring.kek.activate kek 2", "keyring.rotation.complete kek 2, 12 keys, 0 failed"}},
 		{name: "a published one", version: 2, states: []string{active, destroyed},
 			before: func(t *testing.T, k setup, _ func()) { publishSlowly(t, k) },
 			events: []string{"keyring.kek.compromise kek 2"}},

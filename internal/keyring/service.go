@@ -25,15 +25,19 @@ const (
 	KeyEventMAC   = "event-mac"   // MACs event rows
 	KeyBlindIndex = "blind-index" // derives the blind indexes' keys
 	KeyCheckpoint = "checkpoint"  // signs checkpoints of the trail
+	KeyBackup     = "backup"      // seals the keys of backup repositories
+	KeyEvidence   = "evidence"    // signs certificates, manifests and other evidence
 )
 
 type serviceDefinition struct{ name, algorithm string }
 
 var serviceDefinitions = []serviceDefinition{
+	{KeyBackup, aesGCM},
 	{KeyBlindIndex, hmacSHA256},
 	{KeyCheckpoint, ed25519Name},
 	{KeyEvent, aesGCM},
 	{KeyEventMAC, hmacSHA256},
+	{KeyEvidence, ed25519Name},
 	{KeyOutbox, aesGCM},
 	{KeyPepper, hmacSHA256},
 	{KeyToken, hmacSHA256},
@@ -145,7 +149,7 @@ func (k *Keyring) openService(kek *seal.Ring, d serviceDefinition, rows []servic
 		}
 	}()
 	if d.algorithm == ed25519Name {
-		key, err := newSigningKey(k.logName(), versions, made)
+		key, err := newSigningKey(k.signerName(d.name), versions, made)
 		if err != nil {
 			return nil, err
 		}
@@ -167,7 +171,16 @@ func (k *Keyring) openService(kek *seal.Ring, d serviceDefinition, rows []servic
 	return &serviceKey{ring: ring, made: made}, err
 }
 
-// logName is the name of the signing key, and the origin of the log.
+// signerName is the name that a signing key signs under: the log's for the one of the log, and for others
+// the log's and their own.
+func (k *Keyring) signerName(key string) string {
+	if key == KeyCheckpoint {
+		return k.logName()
+	}
+	return k.logName() + "/" + key
+}
+
+// logName is the name of the log's signing key, and the origin of the log.
 func (k *Keyring) logName() string {
 	return "strongroom/" + k.db.Environment() + "/" + k.db.Installation()
 }
@@ -255,6 +268,15 @@ func (k *Keyring) CheckpointSigner() note.Signer { return k.keys.Load().service[
 // CheckpointVerifiers returns the verifiers of all versions of the signing key.
 func (k *Keyring) CheckpointVerifiers() note.Verifiers {
 	return k.keys.Load().service[KeyCheckpoint].verifiers
+}
+
+// EvidenceSigner returns the signer of evidence: what this installation says of itself to others, in
+// signed notes whose key name is that of the log and "/evidence". Ask each time.
+func (k *Keyring) EvidenceSigner() note.Signer { return k.keys.Load().service[KeyEvidence].signer }
+
+// EvidenceVerifiers returns the verifiers of all versions of that key.
+func (k *Keyring) EvidenceVerifiers() note.Verifiers {
+	return k.keys.Load().service[KeyEvidence].verifiers
 }
 
 type signer struct {

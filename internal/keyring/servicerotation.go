@@ -24,7 +24,7 @@ const (
 // rotatable are the service keys. The new version of most simply takes over: what older versions sealed,
 // MACed or signed says under which, and they stay for it. What the blind-index key made is made anew by a
 // job, and what the pepper made at each customer's next login.
-var rotatable = []string{KeyBlindIndex, KeyCheckpoint, KeyEvent, KeyEventMAC, KeyOutbox, KeyPepper, KeyToken}
+var rotatable = []string{KeyBackup, KeyBlindIndex, KeyCheckpoint, KeyEvent, KeyEventMAC, KeyEvidence, KeyOutbox, KeyPepper, KeyToken}
 
 // Rotatable returns the names of all keys that Rotate takes.
 func Rotatable() []string { return append([]string{kekName}, rotatable...) }
@@ -124,7 +124,7 @@ func (k *Keyring) verifierOf(set *keySet, d serviceDefinition, row serviceRow) (
 		return "", err
 	}
 	defer clear(material)
-	_, encoded, err := verifier(k.logName(), material)
+	_, encoded, err := verifier(k.signerName(d.name), material)
 	return encoded, err
 }
 

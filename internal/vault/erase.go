@@ -105,6 +105,9 @@ func (v *Vault) erase(ctx context.Context, d *deed, owner customer.ID, reason st
 		return Erasure{}, err
 	}
 	// Committed: what follows can be done again.
+	if v.erased != nil {
+		v.erased()
+	}
 	var out Erasure
 	out.Scrubbed, err = v.scrub(ctx)
 	if err != nil {

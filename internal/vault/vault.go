@@ -95,6 +95,8 @@ type Options struct {
 	Collections []Collection // nil means Defaults
 	Pinned      bool         // Collections are the settings': nobody changes them but these
 	Erasers     []Eraser     // the other rooms that Erase has to reach
+	// Erased is called after an erasure was committed, for copies elsewhere to follow; nil calls nobody.
+	Erased func()
 
 	Identity Exporter // what Export has to ask beside the vault; may be nil
 
@@ -116,6 +118,7 @@ type Vault struct {
 	refreshing sync.Mutex // guards stamp, and makes refresh one at a time
 	wake       func(job string)
 	erasers    []Eraser
+	erased     func()
 	identity   Exporter
 	clock      clock.Clock
 	log        *slog.Logger
@@ -138,7 +141,7 @@ func New(d *db.DB, keys *keyring.Keyring, trail *audit.Trail, o Options) (*Vault
 	if err != nil {
 		return nil, err
 	}
-	v := &Vault{db: d, keys: keys, trail: trail, pinned: collections, erasers: o.Erasers, identity: o.Identity, wake: o.Wake, clock: o.Clock, log: o.Log}
+	v := &Vault{db: d, keys: keys, trail: trail, pinned: collections, erasers: o.Erasers, erased: o.Erased, identity: o.Identity, wake: o.Wake, clock: o.Clock, log: o.Log}
 	for _, s := range collections {
 		if s.source = FromDefault; o.Pinned {
 			s.source = FromConfiguration

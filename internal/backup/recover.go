@@ -1,0 +1,158 @@
+package backup
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"filippo.io/age"
+
+	"strongroom/internal/actor"
+	"strongroom/internal/audit"
+	"strongroom/internal/db"
+	"strongroom/internal/problem"
+)
+
+// ActionRestore is recorded where the restore was asked for, and in what was restored.
+const ActionRestore = "backup.snapshot.restore"
+
+// Restored says what a restore made.
+type Restored struct {
+	Snapshot     string            `json:"snapshot"`
+	Taken        time.Time         `json:"taken"`      // how the data stood
+	KeysTaken    time.Time         `json:"keys_taken"` // how the keys stood: the newest there are
+	Installation string            `json:"installation"`
+	Environment  string            `json:"environment"`
+	TreeSize     int64             `json:"tree_size"`
+	TreeRoot     string            `json:"tree_root"`
+	Tables       int               `json:"tables"`
+	Rows         int64             `json:"rows"`
+	Bytes        int64             `json:"bytes"`
+	Took         time.Duration     `json:"took_ns"`
+	Files        map[string][]byte `json:"-"` // settings and policies, as they were
+}
+
+// Plan is a restore that was looked up and not begun.
+type Plan struct {
+	Restored
+	KEKs    []byte // sealed to the holders of the recovery keys; nil when there were none
+	sources []*source
+}
+
+// Engine is the kind of database that was copied.
+func (p *Plan) Engine() string { return p.sources[0].manifest.Engine }
+
+func newPlan(parts []*source) *Plan {
+	data, keys := parts[0].manifest, parts[1].manifest
+	return &Plan{sources: parts, KEKs: keys.KEKs, Restored: Restored{
+		Snapshot: data.ID, Taken: data.Taken, KeysTaken: keys.Taken, Installation: data.Installation, Environment: data.Environment,
+		TreeSize: data.TreeSize, TreeRoot: data.TreeRoot, Tables: len(data.Tables) + len(keys.Tables), Rows: data.Rows + keys.Rows,
+		Bytes: data.Bytes + keys.Bytes, Files: data.Files,
+	}}
+}
+
+// Plan looks up a snapshot to restore, "" for the newest, and records who asked.
+func (b *Backup) Plan(ctx context.Context, by actor.Actor, id string) (*Plan, error) {
+	e := audit.Event{Action: ActionRestore, Resource: "snapshot " + id}
+	if by.Kind != actor.System {
+		return nil, b.o.Trail.Deny(ctx, by, e, errForbidden)
+	}
+	if len(b.o.Repositories) == 0 {
+		return nil, errNotConfigured
+	}
+	var p *Plan
+	parts, err := b.sources(ctx, id)
+	if err == nil {
+		p = newPlan(parts)
+		e.Resource = "snapshot " + p.Snapshot
+	}
+	refused := problem.Of(err)
+	if err != nil && refused == nil {
+		return nil, err
+	}
+	if refused != nil {
+		return nil, b.o.Trail.Deny(ctx, by, e, refused)
+	}
+	return p, b.o.Trail.Do(ctx, by, e, func(*db.Tx, *audit.Event) error { return nil })
+}
+
+// Restore makes the database that o describes. What was cut off is restored on when it is asked for again.
+func (p *Plan) Restore(ctx context.Context, o db.Options, into Into) (Restored, error) {
+	began := time.Now()
+	// The sources are shared by whoever restores the plan; Only cuts them.
+	parts := append([]*source(nil), p.sources...)
+	err := restoreInto(ctx, o, parts, into)
+	p.Took = time.Since(began)
+	return p.Restored, err
+}
+
+// PlanRecovery looks up a snapshot, "" for the newest, on a machine that has nothing but the repositories
+// and a recovery key. Without the installation's keys the manifests' signatures cannot be checked yet: that
+// they were encrypted under the repositories' keys says that the installation made them.
+func PlanRecovery(ctx context.Context, repositories []*Repository, identities []age.Identity, id string) (*Plan, error) {
+	var parts []*source
+	for _, part := range []Part{Data, Keys} {
+		s := &source{}
+		var failed error
+		for _, r := range repositories {
+			text, err := r.get(ctx, headerKey)
+			h := new(header)
+			if err == nil {
+				err = json.Unmarshal(text, h)
+			}
+			if err != nil {
+				failed = errors.Join(failed, fmt.Errorf("backup repository %s: %w", r.Name, err))
+				continue
+			}
+			if h.Part != part || h.Format != formatVersion {
+				continue
+			}
+			r.Part = part
+			if s.key == nil {
+				master, err := openWithRecovery(ctx, h.Recovery, identities)
+				if err != nil {
+					failed = errors.Join(failed, fmt.Errorf("backup repository %s: %w", r.Name, err))
+					continue
+				}
+				s.key, err = newVaultKey(master, h.Environment+"/"+h.Installation, part)
+				clear(master)
+				if err != nil {
+					return nil, err
+				}
+			}
+			s.repositories = append(s.repositories, r)
+		}
+		if s.key == nil {
+			if part == Keys && failed == nil {
+				failed = errNoKeys
+			}
+			if failed == nil {
+				failed = errNothing
+			}
+			return nil, failed
+		}
+		b := &Backup{}
+		wanted := id
+		ids, _, err := b.manifests(ctx, s.repositories)
+		if err != nil {
+			return nil, err
+		}
+		if part == Keys || wanted == "" {
+			for i := len(ids) - 1; i >= 0 && s.manifest == nil; i-- {
+				s.manifest, err = readManifest(ctx, s.key, s.repositories, ids[i], nil)
+			}
+		} else {
+			s.manifest, err = readManifest(ctx, s.key, s.repositories, wanted, nil)
+		}
+		if s.manifest == nil {
+			return nil, errors.Join(errNothing, err)
+		}
+		parts = append(parts, s)
+	}
+	if a, b := parts[0].manifest, parts[1].manifest; a.Installation != b.Installation || a.Environment != b.Environment {
+		return nil, errors.New("the repositories for the data and for the keys belong to different installations")
+	}
+	return newPlan(parts), nil
+}
