@@ -29,7 +29,7 @@ import (
 )
 
 // rooms are the owners of claims that this version has.
-var rooms = []string{"assurance", "audit", "client", "config", "edge", "identity", "keyring", "vault"}
+var rooms = []string{"assurance", "audit", "backup", "client", "config", "edge", "identity", "keyring", "vault"}
 
 // openAssurance declares the checks of all rooms and makes the room that runs them.
 func (s *Server) openAssurance(mux *http.ServeMux) (err error) {
