@@ -175,14 +175,6 @@ func (h *house) folder(name string, part Part) RepositoryOptions {
 	return RepositoryOptions{Name: name, Part: part, Medium: name, URL: "file://" + filepath.Join(h.base, name)}
 }
 
-func code(err error) string {
-	var answer smithy.APIError
-	if errors.As(err, &answer) {
-		return answer.ErrorCode()
-	}
-	return ""
-}
-
 // A bucket that locks keeps what it holds from everybody, and gives it back from behind a deletion and
 // behind junk; the keys lie elsewhere, under credentials of their own, and can be deleted.
 func TestObjectLock(t *testing.T) {
