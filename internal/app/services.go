@@ -8,6 +8,7 @@ import (
 	"strongroom/internal/api"
 	"strongroom/internal/clock"
 	"strongroom/internal/edge"
+	"strongroom/internal/identity"
 	"strongroom/internal/once"
 	"strongroom/internal/transit"
 )
@@ -15,6 +16,11 @@ import (
 // serviceBodies are the large bodies that the service listener takes.
 var serviceBodies = append([]edge.Body{{
 	Method: http.MethodPost, Prefix: transit.BatchPath, Limit: transit.MaxBatchBody, ContentTypes: []string{"application/json"},
+}}, appBodies...)
+
+// appBodies are the bodies of the app listener that are no JSON: documents, and the forms of OAuth.
+var appBodies = append([]edge.Body{{
+	Method: http.MethodPost, Prefix: identity.OAuthPrefix, Limit: identity.MaxForm, ContentTypes: []string{identity.FormType},
 }}, blobBodies...)
 
 // services returns what the service listener serves: the vault and named keys, as far as the policies permit.
@@ -29,6 +35,9 @@ func (s *Server) services(ctx context.Context, o Options) (http.Handler, error) 
 	surface := api.NewService(mux, api.Options{Title: "Strongroom for services", Version: o.Version, Log: h.log})
 	s.records.ForServices(policies, book).Register(surface)
 	transit.New(transit.Options{DB: h.DB, Keys: h.Ring, Trail: h.Trail, Policy: policies, Book: book}).Register(surface)
+	logins := s.identity.ForServices(policies)
+	logins.Register(surface)
+	logins.RegisterOAuth(mux)
 	h.Jobs.Add(book.Job())
 	return mux, nil
 }

@@ -68,6 +68,11 @@ const (
 	KeyVerifyMAC   = "key.verify-mac"
 	KeySign        = "key.sign"
 	KeyVerify      = "key.verify"
+
+	SessionIntrospect = "session.introspect"
+	PaymentAsk        = "payment.ask"
+	PaymentRead       = "payment.read"
+	PaymentVerify     = "payment.verify"
 )
 
 // Suffix is how the names of policy files end; others in the folder are left alone.
