@@ -16,9 +16,9 @@ import (
 // serviceBodies are the large bodies that the service listener takes.
 var serviceBodies = append([]edge.Body{{
 	Method: http.MethodPost, Prefix: transit.BatchPath, Limit: transit.MaxBatchBody, ContentTypes: []string{"application/json"},
-}}, appBodies...)
+}}, appBodies...) // the form is that of introspection
 
-// appBodies are the bodies of the app listener that are no JSON: documents, and the forms of OAuth.
+// appBodies are the bodies of both listeners that are no JSON: documents, and the forms of OAuth.
 var appBodies = append([]edge.Body{{
 	Method: http.MethodPost, Prefix: identity.OAuthPrefix, Limit: identity.MaxForm, ContentTypes: []string{identity.FormType},
 }}, blobBodies...)
