@@ -79,7 +79,7 @@ func (i *Identity) Session(ctx context.Context, r *http.Request) (actor.Actor, e
 	var found bool
 	if wellFormed(token, accessPrefix) {
 		hash := tokenHash(token)
-		err := i.DB.View(ctx, func(tx *db.Tx) (err error) {
+		err := i.DB.Read(ctx, func(tx *db.Tx) (err error) {
 			s, found, err = i.rows.sessionByAccess(ctx, tx, hash)
 			return err
 		})

@@ -470,7 +470,6 @@ var sweeps = []struct {
 	{`DELETE FROM session WHERE id IN (SELECT id FROM session WHERE expires_at < $1 LIMIT $2)`, 30 * 24 * time.Hour},
 	{`DELETE FROM oauth_code WHERE hash IN (SELECT hash FROM oauth_code WHERE expires_at < $1 LIMIT $2)`, time.Hour},
 	{`DELETE FROM payment WHERE id IN (SELECT id FROM payment WHERE expires_at < $1 LIMIT $2)`, 24 * time.Hour},
-	{`DELETE FROM spent_proof WHERE digest IN (SELECT digest FROM spent_proof WHERE expires_at < $1 LIMIT $2)`, time.Minute},
 	{`DELETE FROM quota WHERE counted IN (SELECT counted FROM quota WHERE expires_at < $1 LIMIT $2)`, 0},
 	{`DELETE FROM sms_outbox WHERE id IN (SELECT id FROM sms_outbox WHERE expires_at < $1 AND next_at < $1 LIMIT $2)`, time.Minute},
 	// A lane at its ceiling is only opened by a login, never by time.
