@@ -110,6 +110,15 @@ func (i *Identity) Session(ctx context.Context, r *http.Request) (actor.Actor, e
 		return by, i.denied(ctx, by, event, "session-expired", s.id, errTokenExpired)
 	}
 	by.Scope = include(i.live(&s, now))
+	if by.May(ScopePayment) && r.Method != http.MethodGet && r.Method != http.MethodHead {
+		fresh, err := i.spendEverywhere(ctx, proof)
+		if err != nil {
+			return by, err
+		}
+		if !fresh {
+			return by, i.denied(ctx, by, event, "proof-replayed", s.id, errInvalidProof)
+		}
+	}
 	if clock.Micros(now)-s.used >= i.touchEvery(&s).Microseconds() {
 		i.use(&s, now)
 		if err := i.DB.UpdateReadCommitted(ctx, func(tx *db.Tx) error { return i.rows.touch(ctx, tx, s) }); err != nil {
@@ -118,6 +127,20 @@ func (i *Identity) Session(ctx context.Context, r *http.Request) (actor.Actor, e
 	}
 	by.Kind, by.ID, by.Device, by.Session = actor.Customer, string(s.customer), s.device, s.id
 	return by, nil
+}
+
+// spendEverywhere spends a proof for all servers on one database, and reports false when another has
+// accepted it. A process remembers its own proofs by itself, and with the embedded database there is no other.
+func (i *Identity) spendEverywhere(ctx context.Context, p dpop.Proof) (fresh bool, err error) {
+	if i.DB.Engine() != db.PostgreSQL {
+		return true, nil
+	}
+	digest, until := p.Spent()
+	err = i.DB.UpdateReadCommitted(ctx, func(tx *db.Tx) (err error) {
+		fresh, err = spendProof(ctx, tx, digest, until)
+		return err
+	})
+	return fresh, err
 }
 
 // bearer returns the access token. Exactly one Authorization header with the scheme DPoP counts

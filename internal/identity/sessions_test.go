@@ -2,6 +2,7 @@ package identity
 
 import (
 	"context"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -253,6 +254,44 @@ func TestASVS_7_4_3_EndSessions(t *testing.T) {
 		want(t, err, "")
 		if got := h.lastEvent(ActionSessionRevoke); got != "granted private-code-changed" {
 			t.Errorf("event %q", got)
+		}
+	})
+}
+
+// What changes something in a session that may pay is accepted once, however many servers there are.
+func TestRFC_9449_11_1_ReplayAtAnotherServer(t *testing.T) {
+	each(t, nil, func(t *testing.T, h *house) {
+		if h.DB.Engine() == db.SQLite {
+			return // one process has the database
+		}
+		s := h.serve()
+		ada := h.newPhone(s)
+		h.register(number(1), ada.jkt)
+		token := string(h.loginFor(number(1), ada.jkt, "payment").Access.Reveal())
+		h.clk.Advance(2 * time.Second)
+		second := newHouseOn(h)
+		h.clk.Advance(2 * time.Second)
+		ada.nonce = second.Nonce() // as good at the first
+		request := func(method string) *http.Request {
+			r, err := http.NewRequest(method, "https://"+strings.TrimPrefix(s.URL, "http://")+"/v1/logout", nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.Header.Set("DPoP", ada.proof(method, "/v1/logout", token))
+			r.Header.Set("Authorization", "DPoP "+token)
+			return r
+		}
+		post := request("POST")
+		if _, err := h.Session(t.Context(), post); err != nil {
+			t.Fatal(err)
+		}
+		_, err := second.Session(t.Context(), post)
+		want(t, err, "invalid-dpop-proof")
+		if got := h.lastEvent(ActionSessionCheck); got != "denied proof-replayed" {
+			t.Errorf("event %q", got)
+		}
+		if _, err := second.Session(t.Context(), request("POST")); err != nil {
+			t.Error(err)
 		}
 	})
 }

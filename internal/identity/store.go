@@ -304,6 +304,12 @@ func successorUsed(ctx context.Context, tx *db.Tx, hash []byte) (used bool, err 
 	return n > 0, err
 }
 
+// spendProof reports false when the proof was spent before, at whatever server.
+func spendProof(ctx context.Context, tx *db.Tx, digest []byte, until time.Time) (bool, error) {
+	n, err := tx.Exec(ctx, `INSERT INTO spent_proof (digest, expires_at) VALUES ($1, $2) ON CONFLICT (digest) DO NOTHING`, digest, clock.Micros(until))
+	return n == 1, err
+}
+
 // challengeRow is a challenge as it is stored.
 type challengeRow struct {
 	id, purpose, jkt string
@@ -470,6 +476,7 @@ var sweeps = []struct {
 	{`DELETE FROM session WHERE id IN (SELECT id FROM session WHERE expires_at < $1 LIMIT $2)`, 30 * 24 * time.Hour},
 	{`DELETE FROM oauth_code WHERE hash IN (SELECT hash FROM oauth_code WHERE expires_at < $1 LIMIT $2)`, time.Hour},
 	{`DELETE FROM payment WHERE id IN (SELECT id FROM payment WHERE expires_at < $1 LIMIT $2)`, 24 * time.Hour},
+	{`DELETE FROM spent_proof WHERE digest IN (SELECT digest FROM spent_proof WHERE expires_at < $1 LIMIT $2)`, time.Minute},
 	{`DELETE FROM quota WHERE counted IN (SELECT counted FROM quota WHERE expires_at < $1 LIMIT $2)`, 0},
 	{`DELETE FROM sms_outbox WHERE id IN (SELECT id FROM sms_outbox WHERE expires_at < $1 AND next_at < $1 LIMIT $2)`, time.Minute},
 	// A lane at its ceiling is only opened by a login, never by time.

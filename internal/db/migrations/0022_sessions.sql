@@ -49,3 +49,12 @@ CREATE TABLE payment (
 
 CREATE INDEX payment_by_end ON payment (expires_at);
 CREATE INDEX payment_by_customer ON payment (customer_id);
+
+-- Proofs of changes by sessions that may pay, where several servers share one database: what one of them has
+-- accepted none accepts again (RFC 9449 section 11.1).
+CREATE TABLE spent_proof (
+    digest     {{.Blob}} NOT NULL PRIMARY KEY,
+    expires_at {{.Int}}  NOT NULL
+) {{.Clustered}};
+
+CREATE INDEX spent_proof_by_end ON spent_proof (expires_at);
