@@ -177,7 +177,7 @@ func (d *DB) View(ctx context.Context, fn func(tx *Tx) error) error {
 	return d.engine.view(ctx, fn)
 }
 
-// Read is View for a single query. It saves the round trips that begin and end a transaction, so two
+// Read is View for a single query. It saves what begins and ends a transaction, with PostgreSQL two round trips, so two
 // queries in one Read may see two states of the database. fn may run more than once.
 func (d *DB) Read(ctx context.Context, fn func(tx *Tx) error) error {
 	return d.engine.read(ctx, fn)

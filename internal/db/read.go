@@ -54,6 +54,3 @@ func (s *server) read(ctx context.Context, fn func(*Tx) error) error {
 		return err
 	}
 }
-
-// read costs no more in a transaction of its own: the database is in the process.
-func (s *embedded) read(ctx context.Context, fn func(*Tx) error) error { return s.view(ctx, fn) }
