@@ -280,3 +280,23 @@ func TestRFC_7662_Introspection(t *testing.T) {
 		dead("revoked", fresh.Refresh)
 	})
 }
+
+// FuzzForm: whatever comes as a form is refused in the words of RFC 6749, or has each parameter once.
+func FuzzForm(f *testing.F) {
+	for _, seed := range []string{"grant_type=refresh_token&refresh_token=srt_x", "a=1&a=2", "a=%zz", "a;b", "=", "%00=%00", strings.Repeat("a", MaxForm+1)} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, body string) {
+		r := httptest.NewRequest("POST", "/oauth2/token", strings.NewReader(body))
+		r.Header.Set("Content-Type", FormType)
+		values, err := form(httptest.NewRecorder(), r)
+		if (err == nil) == (values == nil) || err == nil && len(body) > MaxForm {
+			t.Fatalf("%v %v", values, err)
+		}
+		for name, all := range values {
+			if len(all) != 1 || all[0] == "" {
+				t.Fatalf("%q is %q", name, all)
+			}
+		}
+	})
+}
