@@ -47,15 +47,16 @@ type Options struct {
 
 // Server is a house with its doors open.
 type Server struct {
-	house   *House
-	edge    *edge.Server
-	control *control
-	records *vault.Vault
-	feed    *audit.Feed
-	page    *assurance.Page
-	public  *http.ServeMux // what the app listener serves
-	stop    context.CancelFunc
-	urls    URLs
+	house    *House
+	edge     *edge.Server
+	control  *control
+	records  *vault.Vault
+	feed     *audit.Feed
+	page     *assurance.Page
+	public   *http.ServeMux // what the app listener serves
+	stop     context.CancelFunc
+	urls     URLs
+	identity *identity.Identity
 }
 
 // Serve opens the installation in c.Data and its doors. It returns once every listener serves.
@@ -144,6 +145,10 @@ func (s *Server) rooms(o Options) (http.Handler, error) {
 		AccessLifetime:  c.Login.AccessLifetime,
 		IdleLifetime:    c.Login.IdleLifetime,
 		SessionLifetime: c.Login.SessionLifetime,
+		PaymentIdle:     c.Login.PaymentIdle,
+		ReadIdle:        c.Login.ReadIdle,
+		ReadLifetime:    c.Login.ReadLifetime,
+		StepUpAge:       c.Login.StepUpAge,
 		Limits: identity.Limits{
 			Registrations: starts, Logins: starts,
 			NumberHourly: c.SMS.NumberHourly, NumberDaily: c.SMS.NumberDaily, Daily: c.SMS.DailyCap,
@@ -158,6 +163,8 @@ func (s *Server) rooms(o Options) (http.Handler, error) {
 	}
 	surface := api.New(mux, id, api.Options{Title: "Strongroom", Version: o.Version, Log: h.log})
 	id.Register(surface)
+	id.RegisterOAuth(mux)
+	s.identity = id
 	h.Vault.Register(surface)
 	s.records = h.Vault
 
@@ -200,7 +207,7 @@ func (s *Server) doors(c config.Config, o Options, appHandler, serviceHandler ht
 		bodies   []edge.Body
 		types    []string // of bodies; nil is JSON alone
 	}{
-		{"app", c.Listeners.App, edge.Public, len(c.Listeners.App.Allow) == 0, appHandler, blobBodies, nil},
+		{"app", c.Listeners.App, edge.Public, len(c.Listeners.App.Allow) == 0, appHandler, appBodies, nil},
 		{"service", c.Listeners.Service, edge.Mutual, false, serviceHandler, serviceBodies, []string{"application/json", "application/merge-patch+json"}},
 		{"admin", c.Listeners.Admin, edge.Public, false, s.admin(), nil, nil},
 	} {

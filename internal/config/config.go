@@ -174,11 +174,18 @@ type Login struct {
 	BcryptCost int `yaml:"bcrypt_cost"`
 	// HashWorkers is how many cores bcrypt may use at once; 0 means half of them.
 	HashWorkers int `yaml:"hash_workers"`
-	// AccessLifetime is the life of an access token, IdleLifetime ends an unused session, and
-	// SessionLifetime ends every session.
+	// AccessLifetime is the life of an access token. IdleLifetime ends the scope write of an unused
+	// session, and SessionLifetime ends write and payment in any case.
 	AccessLifetime  time.Duration `yaml:"access_lifetime"`
 	IdleLifetime    time.Duration `yaml:"idle_lifetime"`
 	SessionLifetime time.Duration `yaml:"session_lifetime"`
+	// PaymentIdle ends the scope payment of an unused session, at most 5 minutes (PSD2 RTS art. 4).
+	PaymentIdle time.Duration `yaml:"payment_idle"`
+	// ReadIdle and ReadLifetime end the scope read, which apps ask for by name.
+	ReadIdle     time.Duration `yaml:"read_idle"`
+	ReadLifetime time.Duration `yaml:"read_lifetime"`
+	// StepUpAge is the oldest login that a session may do dangerous deeds with.
+	StepUpAge time.Duration `yaml:"step_up_age"`
 	// StartsPerHour bounds the registrations and logins that one source address may start.
 	StartsPerHour int `yaml:"starts_per_hour"`
 }

@@ -219,6 +219,10 @@ func (v *validator) login(l Login, dev bool) {
 	v.duration("login.access_lifetime", l.AccessLifetime, time.Second, 15*time.Minute)
 	v.duration("login.idle_lifetime", l.IdleLifetime, l.AccessLifetime, 30*24*time.Hour)
 	v.duration("login.session_lifetime", l.SessionLifetime, l.IdleLifetime, 90*24*time.Hour)
+	v.duration("login.payment_idle", l.PaymentIdle, time.Minute, 5*time.Minute)
+	v.duration("login.read_idle", l.ReadIdle, l.AccessLifetime, 90*24*time.Hour)
+	v.duration("login.read_lifetime", l.ReadLifetime, l.ReadIdle, 180*24*time.Hour)
+	v.duration("login.step_up_age", l.StepUpAge, time.Minute, 24*time.Hour)
 }
 
 func (v *validator) duration(key string, d, low, high time.Duration) {

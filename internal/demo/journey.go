@@ -657,8 +657,11 @@ func (j *journey) refreshReuse(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := j.phone.Refresh(ctx); err != nil {
-		return done("the refresh", err)
+	// Twice, so that the first answer has surely arrived: a refresh whose answer was lost may be repeated.
+	for range 2 {
+		if err := j.phone.Refresh(ctx); err != nil {
+			return done("the refresh", err)
+		}
 	}
 	o := j.options // even the device's own key does not help
 	store := &memory{}

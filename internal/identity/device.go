@@ -69,6 +69,9 @@ func (i *Identity) ApproveDevice(ctx context.Context, by actor.Actor, device str
 		case authorised:
 			return nil
 		}
+		if err := i.stepUp(ctx, tx, by); err != nil {
+			return err
+		}
 		return i.rows.setDeviceStatus(ctx, tx, d, authorised, now)
 	})
 }

@@ -82,6 +82,8 @@ func (e Eraser) EraseCustomer(ctx context.Context, tx *db.Tx, c customer.ID) (ma
 	}
 	for _, d := range []struct{ kind, query string }{
 		{"sessions", `DELETE FROM session WHERE customer_id = $1`},
+		{"sessions", `DELETE FROM oauth_code WHERE customer_id = $1`},
+		{"challenges", `DELETE FROM payment WHERE customer_id = $1`},
 		{"devices", `DELETE FROM device WHERE customer_id = $1`},
 		{"accounts", `DELETE FROM account WHERE customer_id = $1`},
 	} {

@@ -231,6 +231,7 @@ type phoneClient struct {
 func (h *house) serve() *httptest.Server {
 	mux := http.NewServeMux()
 	h.Identity.Register(api.New(mux, h.Identity, api.Options{Title: "test", Version: "1", Log: slog.New(slog.DiscardHandler)}))
+	h.Identity.RegisterOAuth(mux)
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		a := actor.Actor{Kind: actor.Anonymous, Address: netip.MustParseAddr("192.0.2.1"), Request: "req"}
 		mux.ServeHTTP(w, r.WithContext(actor.With(r.Context(), a)))

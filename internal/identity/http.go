@@ -103,6 +103,7 @@ type completeLoginInput struct {
 	Body  struct {
 		Code       oneTimeCode `json:"code"`
 		DeviceName string      `json:"device_name,omitempty" maxLength:"64" doc:"What the customer calls this device, should it be new." example:"Ada's phone"`
+		Scope      string      `json:"scope,omitempty" maxLength:"64" doc:"What the session is to be good for: read, write, payment, with spaces between. Nothing means write." example:"read payment"`
 	}
 }
 
@@ -118,6 +119,7 @@ type TokensView struct {
 	TokenType        string      `json:"token_type" enum:"DPoP"`
 	ExpiresIn        int         `json:"expires_in" doc:"Seconds until the access token expires." example:"300"`
 	RefreshToken     string      `json:"refresh_token" doc:"Gives the next pair of tokens, once."`
+	Scope            string      `json:"scope" doc:"What the session may do, with spaces between." example:"write"`
 	RefreshExpiresIn int         `json:"refresh_expires_in" doc:"Seconds until the session ends if it is not used." example:"3600"`
 	Session          string      `json:"session"`
 	Customer         customer.ID `json:"customer"`
@@ -132,7 +134,7 @@ type tokensOutput struct {
 func tokensAnswer(t Tokens) *tokensOutput {
 	return &tokensOutput{CacheControl: noStore, Body: TokensView{
 		AccessToken: string(t.Access.Reveal()), TokenType: "DPoP", ExpiresIn: seconds(t.AccessExpires),
-		RefreshToken: string(t.Refresh.Reveal()), RefreshExpiresIn: seconds(t.RefreshExpires),
+		RefreshToken: string(t.Refresh.Reveal()), RefreshExpiresIn: seconds(t.RefreshExpires), Scope: t.Scope,
 		Session: t.Session, Customer: t.Customer, Device: t.Device,
 	}}
 }
@@ -147,6 +149,8 @@ type sessionOutput struct {
 		Customer      customer.ID `json:"customer"`
 		Device        string      `json:"device"`
 		DeviceName    string      `json:"device_name"`
+		Scope         string      `json:"scope" doc:"What the session may do now; scopes end by themselves."`
+		ACR           string      `json:"acr" doc:"How the customer was authenticated."`
 		LoggedInAt    time.Time   `json:"logged_in_at"`
 		IdleExpiresAt time.Time   `json:"idle_expires_at" doc:"When the session ends if it is not used."`
 		ExpiresAt     time.Time   `json:"expires_at" doc:"When the session ends in any case."`
@@ -180,11 +184,12 @@ const maxBody = 4 << 10
 // Register adds the operations of registration, login, sessions and devices.
 func (i *Identity) Register(api huma.API) {
 	device := []map[string][]string{{"device": {}}}
-	session := []map[string][]string{{"session": {}}}
+	read, write := []map[string][]string{{"session": {ScopeRead}}}, []map[string][]string{{"session": {ScopeWrite}}}
 	operation := func(name, method, path, summary string, security []map[string][]string, status int, errs ...int) huma.Operation {
 		tag := "Login"
 		if security[0]["session"] != nil {
 			tag = "Session and devices"
+			errs = append(errs, http.StatusForbidden) // without the scope
 		}
 		return huma.Operation{
 			OperationID: name, Method: method, Path: path, Summary: summary, Tags: []string{tag},
@@ -208,15 +213,16 @@ func (i *Identity) Register(api huma.API) {
 	huma.Register(api, operation("refresh-session", http.MethodPost, "/v1/sessions/refresh",
 		"Exchange a refresh token for new tokens", device, http.StatusOK, bad, over, weak), i.refresh)
 	huma.Register(api, operation("get-session", http.MethodGet, "/v1/session",
-		"Show the current session", session, http.StatusOK), i.getSession)
+		"Show the current session", read, http.StatusOK), i.getSession)
 	huma.Register(api, operation("logout", http.MethodPost, "/v1/logout",
-		"End the current session", session, http.StatusNoContent), i.logout)
+		"End the current session", read, http.StatusNoContent), i.logout)
 	huma.Register(api, operation("list-devices", http.MethodGet, "/v1/devices",
-		"List the customer's devices", session, http.StatusOK), i.listDevices)
+		"List the customer's devices", read, http.StatusOK), i.listDevices)
 	huma.Register(api, operation("approve-device", http.MethodPost, "/v1/devices/{device}/approve",
-		"Let a pending device in", session, http.StatusNoContent, absent, http.StatusConflict), i.approveDevice)
+		"Let a pending device in", write, http.StatusNoContent, absent, http.StatusConflict), i.approveDevice)
 	huma.Register(api, operation("revoke-device", http.MethodDelete, "/v1/devices/{device}",
-		"Shut a device out and end its sessions", session, http.StatusNoContent, absent, http.StatusConflict), i.revokeDevice)
+		"Shut a device out and end its sessions", write, http.StatusNoContent, absent, http.StatusConflict), i.revokeDevice)
+	i.registerSessions(api, operation)
 }
 
 func (i *Identity) startRegistration(ctx context.Context, in *startRegistrationInput) (*startRegistrationOutput, error) {
@@ -250,7 +256,7 @@ func (i *Identity) startLogin(ctx context.Context, in *startLoginInput) (*startL
 }
 
 func (i *Identity) completeLogin(ctx context.Context, in *completeLoginInput) (*tokensOutput, error) {
-	t, err := i.CompleteLogin(ctx, actor.From(ctx), in.Login, in.Body.Code.Value, in.Body.DeviceName)
+	t, err := i.CompleteLoginFor(ctx, actor.From(ctx), in.Login, in.Body.Code.Value, in.Body.DeviceName, in.Body.Scope)
 	if err != nil {
 		return nil, err
 	}
@@ -273,7 +279,7 @@ func (i *Identity) getSession(ctx context.Context, _ *struct{}) (*sessionOutput,
 	out := &sessionOutput{CacheControl: noStore}
 	b := &out.Body
 	b.Session, b.Customer, b.Device, b.DeviceName = s.Session, s.Customer, s.Device, s.DeviceName
-	b.LoggedInAt, b.IdleExpiresAt, b.ExpiresAt = s.LoggedIn, s.IdleExpires, s.Expires
+	b.LoggedInAt, b.IdleExpiresAt, b.ExpiresAt, b.Scope, b.ACR = s.LoggedIn, s.IdleExpires, s.Expires, s.Scope, s.ACR
 	return out, nil
 }
 

@@ -49,6 +49,14 @@ const (
 	ActionSessionRead          = "identity.session.read"
 	ActionSessionRefresh       = "identity.session.refresh"
 	ActionSessionRevoke        = "identity.session.revoke"
+	ActionSessionList          = "identity.session.list"
+	ActionSessionIntrospect    = "identity.session.introspect"
+	ActionCodeExchange         = "identity.code.exchange" // an authorization code for tokens
+	ActionPaymentAsk           = "identity.payment.ask"
+	ActionPaymentRead          = "identity.payment.read"
+	ActionPaymentCode          = "identity.payment.code"
+	ActionPaymentAuthorise     = "identity.payment.authorise"
+	ActionPaymentVerify        = "identity.payment.verify"
 	ActionDeviceCheck          = "identity.device.check" // refusals only
 	ActionDeviceAdd            = "identity.device.add"
 	ActionDeviceList           = "identity.device.list"
@@ -113,8 +121,12 @@ type Options struct {
 	HashWorkers, HashQueue int
 
 	AccessLifetime  time.Duration // of an access token; 0 means 5 minutes
-	IdleLifetime    time.Duration // of a session that is not used; 0 means 1 hour (NIST AAL2)
-	SessionLifetime time.Duration // of a session; 0 means 24 hours (NIST AAL2)
+	IdleLifetime    time.Duration // of the scope write in a session that is not used; 0 means 1 hour (NIST AAL2)
+	SessionLifetime time.Duration // of the scopes write and payment; 0 means 24 hours (NIST AAL2)
+	PaymentIdle     time.Duration // of the scope payment in a session that is not used; 0 means 5 minutes (PSD2 RTS art. 4)
+	ReadIdle        time.Duration // of the scope read in a session that is not used; 0 means 30 days
+	ReadLifetime    time.Duration // of the scope read; 0 means 90 days
+	StepUpAge       time.Duration // the oldest login that dangerous deeds go with; 0 means 15 minutes
 
 	// MaxDevices is how many devices a customer may have, pending ones included; 0 means 10.
 	MaxDevices int
@@ -187,6 +199,10 @@ func New(o Options) (*Identity, error) {
 	orDuration(&o.AccessLifetime, 5*time.Minute)
 	orDuration(&o.IdleLifetime, time.Hour)
 	orDuration(&o.SessionLifetime, 24*time.Hour)
+	orDuration(&o.PaymentIdle, 5*time.Minute)
+	orDuration(&o.ReadIdle, 30*24*time.Hour)
+	orDuration(&o.ReadLifetime, 90*24*time.Hour)
+	orDuration(&o.StepUpAge, 15*time.Minute)
 	orRate(&o.Limits.Registrations, 20)
 	orRate(&o.Limits.Logins, 60)
 	orRate(&o.Limits.DeviceLogins, max(20, o.Limits.Logins.Limit/3))

@@ -278,35 +278,56 @@ func (i *Identity) recordLogin(ctx context.Context, by actor.Actor, s starter, t
 	return started, err
 }
 
-// CompleteLogin exchanges the one-time code for a session. When all three factors are right and the
-// device is new, it becomes a pending device of the customer and nothing more.
+// CompleteLogin exchanges the one-time code for a session that may write. When all three factors are
+// right and the device is new, it becomes a pending device of the customer and nothing more.
 func (i *Identity) CompleteLogin(ctx context.Context, by actor.Actor, login string, code secret.Value, deviceName string) (Tokens, error) {
+	return i.CompleteLoginFor(ctx, by, login, code, deviceName, "")
+}
+
+// CompleteLoginFor is CompleteLogin for a session of the scopes, which are separated by spaces.
+func (i *Identity) CompleteLoginFor(ctx context.Context, by actor.Actor, login string, code secret.Value, deviceName, scope string) (out Tokens, err error) {
+	if scope, err = readScope(scope); err != nil {
+		return out, err
+	}
+	err = i.finishLogin(ctx, by, login, code, deviceName, func(tx *db.Tx, d deviceRow, e *audit.Event, now time.Time) (err error) {
+		out, err = i.newSession(ctx, tx, by, d, scope, now)
+		e.Resource = "session " + out.Session
+		return err
+	})
+	if err != nil {
+		return Tokens{}, err
+	}
+	return out, nil
+}
+
+// finishLogin checks the one-time code, and has give make what a login by the device is to give.
+func (i *Identity) finishLogin(ctx context.Context, by actor.Actor, login string, code secret.Value, deviceName string,
+	give func(tx *db.Tx, d deviceRow, e *audit.Event, now time.Time) error) error {
 	if by.Key == "" {
-		return Tokens{}, errNotDevice
+		return errNotDevice
 	}
 	event := audit.Event{Action: ActionLoginComplete}
 	var row challengeRow
 	found, err := i.findChallenge(ctx, login, purposeLogin, &row)
 	if err != nil {
-		return Tokens{}, err
+		return err
 	}
 	now := i.Clock.Now()
 	if reason := row.dead(found, by.Key, now); reason != "" {
-		return Tokens{}, i.denied(ctx, by, event, reason, "", errLoginFailed)
+		return i.denied(ctx, by, event, reason, "", errLoginFailed)
 	}
 	event.Resource = "login " + row.id
 	state, err := i.openChallenge(row)
 	if err != nil {
-		return Tokens{}, err
+		return err
 	}
 	event.Customer = state.Customer
 	ctx, cancel := settle(ctx)
 	defer cancel()
 
-	var out Tokens
 	var answer *problem.Problem // what the caller is told when the event says why
 	err = i.Trail.Do(ctx, by, event, func(tx *db.Tx, e *audit.Event) error {
-		out, answer = Tokens{}, nil
+		answer = nil
 		refuse := func(reason string, p *problem.Problem) error {
 			answer = p
 			e.Deny(because(reason))
@@ -385,21 +406,19 @@ func (i *Identity) CompleteLogin(ctx context.Context, by actor.Actor, login stri
 		if err := i.liftCeiling(ctx, tx, state, now); err != nil {
 			return err
 		}
-		out, err = i.newSession(ctx, tx, device, now)
-		e.Resource = "session " + out.Session
-		return err
+		return give(tx, device, e, now)
 	})
 	if answer != nil && err != nil {
 		if p := problem.Of(err); p != nil && p.Kind() == problem.Unauthenticated {
 			i.metrics.refused.WithLabelValues(event.Action, p.Slug()).Inc()
-			return Tokens{}, answer
+			return answer
 		}
 	}
 	if err != nil {
-		return Tokens{}, err
+		return err
 	}
 	i.metrics.done.WithLabelValues(event.Action).Inc()
-	return out, nil
+	return nil
 }
 
 // shutOut revokes a known device whose lane has reached the ceiling. Its holder guesses; the customer's
