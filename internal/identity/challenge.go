@@ -30,7 +30,7 @@ type challenge struct {
 	// Reason says why the challenge can never be met; "" when it can.
 	Reason   string      `json:"reason"`
 	Customer customer.ID `json:"customer,omitempty"`
-	Phone    string      `json:"phone,omitempty"` // registrations only
+	Phone    string      `json:"phone,omitempty"`
 	Lane     []byte      `json:"lane,omitempty"`
 	Known    bool        `json:"known,omitempty"` // the lane is a known device's
 	// Unknown is the lane of unknown devices, whose ceiling a success from a known one lifts.

@@ -56,7 +56,7 @@ func (i *Identity) StartLogin(ctx context.Context, by actor.Actor, number string
 	}
 	started, right, err := i.tryLogin(ctx, by, s, try, private, leave)
 	if err != nil {
-		i.refundLogin(ctx, try)
+		i.refundLogin(ctx, by, try)
 		return Started{}, err
 	}
 	if right && try.Known && i.hasher.outdated(try.code) {
@@ -112,6 +112,7 @@ type attempt struct {
 	challenge
 	code    hashed // what the private code is compared with
 	charged bool
+	tripped bool // the charge blocked the lane
 }
 
 // chargeLogin looks the account up and counts the attempt in its lane, before the private code is
@@ -122,7 +123,7 @@ func (i *Identity) chargeLogin(ctx context.Context, by actor.Actor, e164 string)
 	index := i.phoneIndex(e164)
 	err = i.DB.UpdateReadCommitted(ctx, func(tx *db.Tx) error {
 		try = attempt{code: i.hasher.dummy}
-		try.Unknown = i.laneKey(index, "")
+		try.Unknown, try.Phone = i.laneKey(index, ""), e164
 		a, exists, err := i.rows.accountByPhone(ctx, tx, index)
 		if err != nil {
 			return err
@@ -143,9 +144,14 @@ func (i *Identity) chargeLogin(ctx context.Context, by actor.Actor, e164 string)
 			return err
 		}
 		open := l.charge(now)
-		try.charged = open
+		try.charged, try.tripped = open, open && l.isBlocked(now)
 		if err := putLane(ctx, tx, try.Lane, l, now); err != nil {
 			return err
+		}
+		if !try.Known {
+			if err := i.countNetwork(ctx, tx, by, now); err != nil {
+				return err
+			}
 		}
 		switch {
 		case !exists:
@@ -165,7 +171,7 @@ func (i *Identity) chargeLogin(ctx context.Context, by actor.Actor, e164 string)
 // refundLogin takes back the charge of an attempt that came to nothing by a failure of our own, as well
 // as it can: a database that does not answer must not lock the customer out. Nobody learns anything
 // from such an attempt, so nobody guesses for free.
-func (i *Identity) refundLogin(ctx context.Context, try attempt) {
+func (i *Identity) refundLogin(ctx context.Context, by actor.Actor, try attempt) {
 	if !try.charged {
 		return
 	}
@@ -178,7 +184,10 @@ func (i *Identity) refundLogin(ctx context.Context, try attempt) {
 			return err
 		}
 		l.refund()
-		return putLane(ctx, tx, try.Lane, l, now)
+		if err := putLane(ctx, tx, try.Lane, l, now); err != nil || try.Known {
+			return err
+		}
+		return i.freeNetwork(ctx, tx, by, now)
 	})
 	if err != nil {
 		i.Log.ErrorContext(ctx, "a login that failed through no fault of the customer's stays counted", "error", err)
@@ -223,13 +232,17 @@ func (i *Identity) recordLogin(ctx context.Context, by actor.Actor, s starter, t
 				return err
 			}
 		}
-		send, err := i.mayMessage(ctx, tx, s, right, now)
+		warning, err := i.mayWarn(ctx, tx, s.number, try.tripped && !right && c.Reason != "customer-erased" && c.Customer != "", now)
+		if err != nil {
+			return err
+		}
+		send, err := i.mayMessage(ctx, tx, s, right || warning, now)
 		if err != nil {
 			return err
 		}
 		var slot []byte
 		mail := letter{}
-		if send {
+		if send && right {
 			// Each lane has its own, or whoever knows the private code could void every code that the
 			// customer's own device is sent.
 			slot = i.slotKey(purposeLogin, string(c.Customer), laneOf)
@@ -242,6 +255,9 @@ func (i *Identity) recordLogin(ctx context.Context, by actor.Actor, s starter, t
 		}
 		if send {
 			mail = letter{To: s.number, Text: i.codeText(code), Customer: c.Customer, Known: c.Known}
+		}
+		if send && warning {
+			mail.Text = i.attackText()
 		}
 		if err := i.post(ctx, tx, mail, now); err != nil {
 			return err
@@ -315,7 +331,7 @@ func (i *Identity) CompleteLogin(ctx context.Context, by actor.Actor, login stri
 		if err != nil {
 			return err
 		}
-		reason := state.Reason
+		reason, tripped := state.Reason, false
 		switch {
 		case reason != "":
 		case l.isBlocked(now):
@@ -323,6 +339,7 @@ func (i *Identity) CompleteLogin(ctx context.Context, by actor.Actor, login stri
 		case !matches:
 			reason = "wrong-one-time-code"
 			l.charge(now)
+			tripped = l.isBlocked(now)
 			if err := i.shutOut(ctx, tx, by, state, l, now); err != nil {
 				return err
 			}
@@ -335,12 +352,20 @@ func (i *Identity) CompleteLogin(ctx context.Context, by actor.Actor, login stri
 			return err
 		}
 		if reason != "" {
+			if err := i.warn(ctx, tx, by, state, tripped, now); err != nil {
+				return err
+			}
 			return refuse(reason, errLoginFailed)
 		}
 
 		// All three factors are right. From here on the caller may be told the truth.
 		if _, err := useChallenge(ctx, tx, row.id); err != nil {
 			return err
+		}
+		if !state.Known {
+			if err := i.freeNetwork(ctx, tx, by, now); err != nil {
+				return err
+			}
 		}
 		device, has, err := i.rows.deviceByKey(ctx, tx, state.Customer, by.Key)
 		if err != nil {
