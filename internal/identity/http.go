@@ -217,6 +217,7 @@ func (i *Identity) Register(api huma.API) {
 		"Let a pending device in", session, http.StatusNoContent, absent, http.StatusConflict), i.approveDevice)
 	huma.Register(api, operation("revoke-device", http.MethodDelete, "/v1/devices/{device}",
 		"Shut a device out and end its sessions", session, http.StatusNoContent, absent, http.StatusConflict), i.revokeDevice)
+	i.registerCodes(api)
 }
 
 func (i *Identity) startRegistration(ctx context.Context, in *startRegistrationInput) (*startRegistrationOutput, error) {

@@ -107,6 +107,8 @@ type Options struct {
 	Metrics prometheus.Registerer
 	// Findings learns what is wrong; nil means nobody.
 	Findings Findings
+	// Profiles knows birth dates, which private codes must not hold; nil means that none is known.
+	Profiles Profiles
 	// Wake asks that a job of Jobs runs soon. Without it messages wait for the job's own pace.
 	Wake func(job string)
 
@@ -125,6 +127,9 @@ type Options struct {
 	IdleLifetime    time.Duration // of a session that is not used; 0 means 1 hour (NIST AAL2)
 	SessionLifetime time.Duration // of a session; 0 means 24 hours (NIST AAL2)
 
+	// CodeResetHold is how long a customer who forgot the private code waits before choosing another;
+	// 0 means 24 hours.
+	CodeResetHold time.Duration
 	// MaxDevices is how many devices a customer may have, pending ones included; 0 means 10.
 	MaxDevices int
 	// Origins are the addresses of the app listener when a proxy stands before it; see dpop.Options.
@@ -203,6 +208,7 @@ func New(o Options) (*Identity, error) {
 	orDuration(&o.AccessLifetime, 5*time.Minute)
 	orDuration(&o.IdleLifetime, time.Hour)
 	orDuration(&o.SessionLifetime, 24*time.Hour)
+	orDuration(&o.CodeResetHold, 24*time.Hour)
 	orRate(&o.Limits.Registrations, 20)
 	orRate(&o.Limits.Logins, 60)
 	orRate(&o.Limits.DeviceLogins, max(20, o.Limits.Logins.Limit/3))

@@ -331,6 +331,10 @@ func (i *Identity) CompleteLogin(ctx context.Context, by actor.Actor, login stri
 		if err != nil {
 			return err
 		}
+		changed, err := codeChangedSince(ctx, tx, state.Customer, row.expires-CodeLifetime.Microseconds())
+		if err != nil {
+			return err
+		}
 		reason, tripped := state.Reason, false
 		switch {
 		case reason != "":
@@ -345,6 +349,8 @@ func (i *Identity) CompleteLogin(ctx context.Context, by actor.Actor, login stri
 			}
 		case row.superseded:
 			reason = "superseded-code" // of the message before the last: no guess, and no failure
+		case changed:
+			reason = "private-code-changed" // since the login began
 		default:
 			l.reset()
 		}
@@ -387,6 +393,9 @@ func (i *Identity) CompleteLogin(ctx context.Context, by actor.Actor, login stri
 			return refuse("device-pending", devicePending(device.id))
 		}
 		if err := i.liftCeiling(ctx, tx, state, now); err != nil {
+			return err
+		}
+		if err := i.remembered(ctx, tx, by, state.Customer); err != nil {
 			return err
 		}
 		out, err = i.newSession(ctx, tx, device, now)
