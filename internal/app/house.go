@@ -37,7 +37,7 @@ const databaseFile = "strongroom-1.db"
 
 // Check returns every fault of the settings, those that only a room can see included.
 func Check(c config.Config) error {
-	err := c.Validate()
+	err := errors.Join(c.Validate(), checkBirthDate(c))
 	if len(c.Collections) > 0 {
 		err = errors.Join(err, vault.Validate(collectionsOf(c.Collections)))
 	}
