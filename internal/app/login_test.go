@@ -5,12 +5,17 @@ import (
 	"crypto/rsa"
 	"crypto/x509"
 	"encoding/pem"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"strongroom/internal/actor"
 	"strongroom/internal/config"
+	"strongroom/internal/customer"
+	"strongroom/internal/db"
+	"strongroom/internal/vault"
 )
 
 // Every kind of gateway can be made from settings, in their order, and those that report have receipts.
@@ -65,5 +70,54 @@ func TestBirthDateSetting(t *testing.T) {
 	c.Collections = []config.Collection{{Name: "profile", Purposes: []string{birthPurpose}, Fields: []config.Field{{Name: "date_of_birth", Type: "date"}}}}
 	if err := checkBirthDate(c); err != nil {
 		t.Error(err)
+	}
+}
+
+// Birth dates come from the customer's own record, and every read leaves an event.
+func TestBirthDateOfARecord(t *testing.T) {
+	c := config.ForDev(t.TempDir())
+	c.Login.BirthDate = "person.born"
+	c.Collections = []config.Collection{{Name: "person", Purposes: []string{birthPurpose}, Fields: []config.Field{
+		{Name: "born", Type: "date", Sensitivity: "personal", Mask: "year"}}}}
+	if err := Init(t.Context(), c); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Resolve(); err != nil {
+		t.Fatal(err)
+	}
+	h, err := openHouse(t.Context(), c, actor.OfSystem("test"), slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.Close()
+	ada := customer.NewID()
+	if err := h.DB.Update(t.Context(), func(tx *db.Tx) error {
+		_, err := h.Ring.CreateCustomer(t.Context(), tx, actor.OfSystem("test"), ada)
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	b := births{h.Vault, "person", "born"}
+	by := actor.Actor{Kind: actor.Anonymous, Key: "k"}
+	if got, err := b.BirthDate(t.Context(), by, ada); got != "" || err != nil {
+		t.Errorf("without a record %q, %v", got, err)
+	}
+	self := actor.Actor{Kind: actor.Customer, ID: string(ada), Session: "s", Device: "d"}
+	if _, _, err := h.Vault.Put(t.Context(), self, ada, vault.Ref{Collection: "person", Key: "main"}, []byte(`{"born":"1984-03-29"}`), vault.Condition{}); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := b.BirthDate(t.Context(), by, ada); got != "1984-03-29" || err != nil {
+		t.Errorf("%q, %v", got, err)
+	}
+	events, err := h.Trail.Tail(t.Context(), actor.OfSystem("test"), "", 20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	read := false
+	for _, e := range events {
+		read = read || e.Action == vault.ActionRead && e.Customer == ada
+	}
+	if !read {
+		t.Error("a read without an event")
 	}
 }

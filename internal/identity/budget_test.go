@@ -48,7 +48,7 @@ func (r raised) Clear(_ context.Context, kind, subject string) error {
 
 // Whoever rents numbers to be paid for the messages that they get is stopped by the block, the country
 // and the price of a day, from however many addresses he asks; and known devices go on.
-func TestASVS_6_6_4_MessagesCannotBePumped(t *testing.T) {
+func TestASVS_2_4_1_MessagesCannotBePumped(t *testing.T) {
 	for _, row := range []struct {
 		name    string
 		limits  func(*Limits)
