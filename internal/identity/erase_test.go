@@ -31,6 +31,12 @@ func TestEraseCustomer(t *testing.T) {
 		live(1, "neighbour")
 		before := counts()
 		ada, tokens := live(2, "ada")
+		if err := h.ChangeCode(ctx, h.acting(tokens, "ada"), value(goodCode), value(newCode)); err != nil {
+			t.Fatal(err)
+		}
+		if r, err := h.step(number(2), "ada", goodCode); err != nil || r.Changed {
+			t.Fatalf("%+v, %v", r, err)
+		}
 		var deleted map[string]int64
 		err := h.DB.Update(ctx, func(tx *db.Tx) (err error) {
 			if deleted, err = NewEraser(h.Keys).EraseCustomer(ctx, tx, ada.Customer); err != nil {
@@ -45,6 +51,20 @@ func TestEraseCustomer(t *testing.T) {
 		for kind, want := range map[string]int64{"accounts": 1, "devices": 1, "sessions": 1, "lanes": 2, "challenges": 3} {
 			if deleted[kind] < want {
 				t.Errorf("%d %s were deleted, and not %d", deleted[kind], kind, want)
+			}
+		}
+		if h.count("code_change") != 0 || h.count("code_reset") != 0 {
+			t.Error("what was done to the private code is left")
+		}
+		for _, of := range []string{string(registering), string(stranger), "ada"} {
+			if err := h.DB.View(ctx, func(tx *db.Tx) error {
+				c, err := getCounter(ctx, tx, h.quotaKey("messages-daily", number(2)+of))
+				if c.count != 0 {
+					t.Errorf("%d messages of %s are still counted for the number", c.count, of)
+				}
+				return err
+			}); err != nil {
+				t.Fatal(err)
 			}
 		}
 		after := counts()
