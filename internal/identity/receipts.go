@@ -2,7 +2,6 @@ package identity
 
 import (
 	"context"
-	"errors"
 	"io"
 	"net/http"
 	"time"
@@ -86,7 +85,15 @@ func (i *Identity) received(ctx context.Context, provider string, r sms.Receipt)
 	now := i.Clock.Now()
 	lost := because("message-lost")
 	e := audit.Event{Action: ActionMessageReceipt, Resource: "message " + r.Message}
-	unknown := errors.New("nobody waits for it")
+	unknown := because("unknown-message")
+	// Most of what comes late or twice is found out without an event.
+	waits := false
+	if err := i.DB.View(ctx, func(tx *db.Tx) (err error) {
+		waits, err = isSent(ctx, tx, r.Message)
+		return err
+	}); err != nil || !waits {
+		return err
+	}
 	err := i.Trail.Do(ctx, actor.OfSystem("sms:"+provider), e, func(tx *db.Tx, e *audit.Event) error {
 		sealed, expires, ok, err := takeSent(ctx, tx, r.Message)
 		if err != nil {
@@ -119,7 +126,7 @@ func (i *Identity) received(ctx context.Context, provider string, r sms.Receipt)
 		tx.AfterCommit(func() { i.Wake(JobMessages) })
 		return insertOutbox(ctx, tx, again)
 	})
-	if errors.Is(err, unknown) || problem.Is(err, lost.Slug()) {
+	if problem.Is(err, unknown.Slug()) || problem.Is(err, lost.Slug()) {
 		return nil
 	}
 	return err
@@ -128,6 +135,11 @@ func (i *Identity) received(ctx context.Context, provider string, r sms.Receipt)
 func insertSent(ctx context.Context, tx *db.Tx, message string, sealed []byte, expires int64) error {
 	_, err := tx.Exec(ctx, `INSERT INTO sms_sent (id, sealed, expires_at) VALUES ($1, $2, $3)`, message, sealed, expires)
 	return err
+}
+
+func isSent(ctx context.Context, tx *db.Tx, message string) (bool, error) {
+	var one int
+	return none(tx.QueryRow(ctx, `SELECT 1 FROM sms_sent WHERE id = $1`, message).Scan(&one))
 }
 
 // takeSent deletes a sent message and returns it; ok is false when it is not there.

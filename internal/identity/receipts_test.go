@@ -104,6 +104,11 @@ func TestLostMessageGoesToTheNextProvider(t *testing.T) {
 			deliver()
 		}
 		counts(1, 0)
+		for event, want := range map[string]int{"denied unknown-message": 1, "denied unsigned-receipt": 2} {
+			if got := h.countEvents(ActionMessageReceipt, event); got != want || len(h.events(ActionMessageReceipt)) != 3 {
+				t.Errorf("events %v", h.events(ActionMessageReceipt))
+			}
+		}
 		if report("first", id, "failed") != 204 {
 			t.Error("the report was refused")
 		}
