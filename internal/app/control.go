@@ -42,6 +42,7 @@ type Operator interface {
 	LogOperator
 	RootOperator
 	PinOperator
+	LoginOperator
 	// Close lets go of the installation.
 	Close() error
 }
@@ -88,6 +89,7 @@ func serveControl(house *House, data string, log *slog.Logger) (*control, error)
 	c.customerKeyRoutes(mux)
 	mux.HandleFunc("POST /root-move", c.rootMove)
 	mux.HandleFunc("POST /pins", c.pins)
+	c.loginRoutes(mux)
 	c.server = &http.Server{
 		Handler:           mux,
 		ReadHeaderTimeout: 5 * time.Second,

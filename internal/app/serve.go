@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -126,13 +127,11 @@ func (s *Server) rooms(o Options) (http.Handler, error) {
 		mux.Handle("/pocket/", pocket.Handler())
 		sender = inbox
 	} else {
-		key, err := c.SMS.Secret.Read()
+		route, err := gateways(context.Background(), c)
 		if err != nil {
-			return nil, &config.Error{Key: "sms.secret", Problem: err.Error()}
+			return nil, err
 		}
-		if sender, err = sms.NewWebhook(sms.WebhookOptions{URL: c.SMS.Webhook, Secret: key, Clock: clock.System}); err != nil {
-			return nil, &config.Error{Key: "sms.webhook", Problem: err.Error()}
-		}
+		sender = route
 	}
 	starts := identity.Rate{Limit: c.Login.StartsPerHour, Per: time.Hour}
 	options := identity.Options{
@@ -154,6 +153,8 @@ func (s *Server) rooms(o Options) (http.Handler, error) {
 			NumberHourly: c.SMS.NumberHourly, NumberDaily: c.SMS.NumberDaily, Daily: c.SMS.DailyCap,
 		},
 	}
+	options.Findings = h.Findings
+	loginOptions(&options, c, h.Vault)
 	if c.Login.Origin != "" {
 		options.Origins = []string{c.Login.Origin}
 	}
@@ -165,6 +166,7 @@ func (s *Server) rooms(o Options) (http.Handler, error) {
 	id.Register(surface)
 	id.RegisterOAuth(mux)
 	s.identity = id
+	mux.Handle("POST "+identity.ReceiptPath+"{provider}", id.Receipts())
 	h.Vault.Register(surface)
 	s.records = h.Vault
 
@@ -207,7 +209,7 @@ func (s *Server) doors(c config.Config, o Options, appHandler, serviceHandler ht
 		bodies   []edge.Body
 		types    []string // of bodies; nil is JSON alone
 	}{
-		{"app", c.Listeners.App, edge.Public, len(c.Listeners.App.Allow) == 0, appHandler, appBodies, nil},
+		{"app", c.Listeners.App, edge.Public, len(c.Listeners.App.Allow) == 0, appHandler, slices.Concat(appBodies, receiptBodies), nil},
 		{"service", c.Listeners.Service, edge.Mutual, false, serviceHandler, serviceBodies, []string{"application/json", "application/merge-patch+json"}},
 		{"admin", c.Listeners.Admin, edge.Public, false, s.admin(), nil, nil},
 	} {

@@ -38,8 +38,10 @@ func Default() Config {
 			ReadLifetime:         90 * 24 * time.Hour,
 			StepUpAge:            15 * time.Minute,
 			StartsPerHour:        60,
+			CodeResetHold:        24 * time.Hour,
+			Brand:                "Strongroom",
 		},
-		SMS:   SMS{Sender: "webhook", NumberHourly: 5, NumberDaily: 10, DailyCap: 10_000},
+		SMS:   SMS{Sender: "webhook", NumberHourly: 5, NumberDaily: 10, DailyCap: 10_000, CountryDaily: 5_000, BlockDaily: 100, Currency: "EUR"},
 		Audit: Audit{ClockSkew: 2 * time.Second, Online: 365 * 24 * time.Hour, Archive: 6 * 365 * 24 * time.Hour},
 		Log:   Log{Level: "info", Format: "json"},
 	}
@@ -55,6 +57,7 @@ func ForDev(data string) Config {
 	c.Policies = "policies"
 	c.SMS.Sender = "inbox"
 	c.SMS.NumberHourly, c.SMS.NumberDaily, c.SMS.DailyCap = 10_000, 100_000, 1_000_000
+	c.SMS.CountryDaily, c.SMS.BlockDaily = 1_000_000, 1_000_000
 	c.Login.AllowTestNumbers = true
 	c.Login.DefaultRegion = "GB"
 	c.Login.BcryptCost = 10

@@ -60,7 +60,7 @@ func newHouseOf(t testing.TB, d *db.DB, keys *keyring.Keyring, change func(*Opti
 		DB: d, Keys: keys, Trail: audit.New(d, keys, audit.Options{Clock: h.clk}), Sender: h.inbox, Clock: h.clk,
 		Log:   slog.New(slog.NewTextHandler(h.logs, &slog.HandlerOptions{Level: slog.LevelDebug})),
 		Phone: phone.Rules{Region: "GB", AllowTestNumbers: true}, Cost: 4, HashWorkers: 2,
-		Limits: Limits{Registrations: Rate{1e6, time.Hour}, Logins: Rate{1e6, time.Hour}, NumberHourly: 1e6, NumberDaily: 1e6, Daily: 1e6},
+		Limits: Limits{Registrations: Rate{1e6, time.Hour}, Logins: Rate{1e6, time.Hour}, NumberHourly: 1e6, NumberDaily: 1e6, Daily: 1e6, BlockDaily: 1e6},
 	}
 	o.Wake = func(string) {
 		if err := h.deliver(context.Background()); err != nil {

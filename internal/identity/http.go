@@ -223,6 +223,7 @@ func (i *Identity) Register(api huma.API) {
 	huma.Register(api, operation("revoke-device", http.MethodDelete, "/v1/devices/{device}",
 		"Shut a device out and end its sessions", write, http.StatusNoContent, absent, http.StatusConflict), i.revokeDevice)
 	i.registerSessions(api, operation)
+	i.registerCodes(api)
 }
 
 func (i *Identity) startRegistration(ctx context.Context, in *startRegistrationInput) (*startRegistrationOutput, error) {

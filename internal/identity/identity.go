@@ -19,6 +19,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"regexp"
 	"runtime"
 	"time"
 
@@ -63,6 +64,7 @@ const (
 	ActionDeviceApprove        = "identity.device.approve"
 	ActionDeviceRevoke         = "identity.device.revoke"
 	ActionMessageSend          = "identity.message.send"
+	ActionMessageReceipt       = "identity.message.receipt" // what a provider reported
 )
 
 // The names of the room's jobs.
@@ -95,6 +97,11 @@ type Limits struct {
 	// it is kept for logins from known devices, a quarter for other logins and a quarter for
 	// registrations, so that strangers drain their own share only. Zero means 10,000.
 	Daily int
+	// CountryDaily and BlockDaily bound the messages to all numbers of a country and of a block, which are
+	// those alike but for their last four digits: registrations and logins from devices that are not known,
+	// each. Zero means no bound for a country and 100 for a block.
+	CountryDaily, BlockDaily int
+	Spend                    Spend
 }
 
 // Options configure an Identity. DB, Keys, Trail and Sender are needed; the rest has defaults.
@@ -106,6 +113,10 @@ type Options struct {
 	Clock   clock.Clock
 	Log     *slog.Logger
 	Metrics prometheus.Registerer
+	// Findings learns what is wrong; nil means nobody.
+	Findings Findings
+	// Profiles knows birth dates, which private codes must not hold; nil means that none is known.
+	Profiles Profiles
 	// Wake asks that a job of Jobs runs soon. Without it messages wait for the job's own pace.
 	Wake func(job string)
 
@@ -128,6 +139,9 @@ type Options struct {
 	ReadLifetime    time.Duration // of the scope read; 0 means 90 days
 	StepUpAge       time.Duration // the oldest login that dangerous deeds go with; 0 means 15 minutes
 
+	// CodeResetHold is how long a customer who forgot the private code waits before choosing another;
+	// 0 means 24 hours.
+	CodeResetHold time.Duration
 	// MaxDevices is how many devices a customer may have, pending ones included; 0 means 10.
 	MaxDevices int
 	// Origins are the addresses of the app listener when a proxy stands before it; see dpop.Options.
@@ -137,7 +151,10 @@ type Options struct {
 	// WebOTPHost, when set, ends messages with the line that lets browsers fill in the code for that
 	// host alone (W3C origin-bound one-time codes).
 	WebOTPHost string
-	Limits     Limits
+	// AppHash, when set, ends messages with the 11 characters by which Android's SMS Retriever knows the
+	// app that may read them. A message has one end, so it excludes WebOTPHost.
+	AppHash string
+	Limits  Limits
 }
 
 // CodeLifetime is how long a one-time code is good (NIST SP 800-63B-4 allows 10 minutes).
@@ -157,7 +174,11 @@ type Identity struct {
 	denials *denials
 	metrics *metrics
 	rows    rows
+	route   *sms.Route // the Sender, when it is one of several providers
 }
+
+// appHash is what AppSignatureHelper of Android's SMS Retriever computes.
+var appHash = regexp.MustCompile(`^[A-Za-z0-9+/]{11}$`)
 
 // New returns an Identity.
 func New(o Options) (*Identity, error) {
@@ -203,6 +224,7 @@ func New(o Options) (*Identity, error) {
 	orDuration(&o.ReadIdle, 30*24*time.Hour)
 	orDuration(&o.ReadLifetime, 90*24*time.Hour)
 	orDuration(&o.StepUpAge, 15*time.Minute)
+	orDuration(&o.CodeResetHold, 24*time.Hour)
 	orRate(&o.Limits.Registrations, 20)
 	orRate(&o.Limits.Logins, 60)
 	orRate(&o.Limits.DeviceLogins, max(20, o.Limits.Logins.Limit/3))
@@ -210,6 +232,7 @@ func New(o Options) (*Identity, error) {
 	orDefault(&o.Limits.NumberHourly, 5)
 	orDefault(&o.Limits.NumberDaily, 10)
 	orDefault(&o.Limits.Daily, 10_000)
+	orDefault(&o.Limits.BlockDaily, 100)
 	if o.Cost < bcrypt.MinCost || o.Cost > bcrypt.MaxCost {
 		return nil, fmt.Errorf("identity: bcrypt cost %d is not between %d and %d", o.Cost, bcrypt.MinCost, bcrypt.MaxCost)
 	}
@@ -217,7 +240,12 @@ func New(o Options) (*Identity, error) {
 		return nil, fmt.Errorf("identity: private codes of %d characters are too short; 8 is the rule, 6 the least", o.MinCodeLength)
 	}
 
+	if o.AppHash != "" && (o.WebOTPHost != "" || !appHash.MatchString(o.AppHash)) {
+		return nil, errors.New("identity: the app's hash must be 11 characters of base64, without a WebOTP host beside it")
+	}
+
 	i := &Identity{Options: o, rows: rows{tokenKeys{o.Keys}}, denials: newDenials(o.Clock), stale: make(chan rehashing, rehashes), writing: make(chan struct{}, writers)}
+	i.route, _ = o.Sender.(*sms.Route)
 	var err error
 	if i.metrics, err = newMetrics(o.Metrics); err != nil {
 		return nil, err

@@ -19,8 +19,10 @@ func KeyNeeded(ctx context.Context, tx *db.Tx, name string, version uint32) (by 
 		{keyring.KeyToken, "accounts", `SELECT COUNT(*) FROM account WHERE substr(stamp, 1, 4) = $1`, stamp},
 		{keyring.KeyToken, "devices", `SELECT COUNT(*) FROM device WHERE substr(stamp, 1, 4) = $1`, stamp},
 		{keyring.KeyToken, "sessions", `SELECT COUNT(*) FROM session WHERE substr(stamp, 1, 4) = $1`, stamp},
+		{keyring.KeyToken, "resets of private codes", `SELECT COUNT(*) FROM code_reset WHERE substr(stamp, 1, 4) = $1`, stamp},
 		{keyring.KeyToken, "one-time codes", `SELECT COUNT(*) FROM challenge WHERE key_version = $1`, version},
 		{keyring.KeyOutbox, "messages that wait", `SELECT COUNT(*) FROM sms_outbox WHERE substr(sealed, 2, 4) = $1`, stamp},
+		{keyring.KeyOutbox, "messages that were sent", `SELECT COUNT(*) FROM sms_sent WHERE substr(sealed, 2, 4) = $1`, stamp},
 		{keyring.KeyOutbox, "logins under way", `SELECT COUNT(*) FROM challenge WHERE substr(sealed, 2, 4) = $1`, stamp},
 		{keyring.KeyPepper, "private codes", `SELECT COUNT(*) FROM account WHERE pepper_version = $1`, version},
 	} {

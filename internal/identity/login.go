@@ -57,7 +57,7 @@ func (i *Identity) StartLogin(ctx context.Context, by actor.Actor, number string
 	}
 	started, right, err := i.tryLogin(ctx, by, s, try, private, leave)
 	if err != nil {
-		i.refundLogin(ctx, try)
+		i.refundLogin(ctx, by, try)
 		return Started{}, err
 	}
 	if right && try.Known && i.hasher.outdated(try.code) {
@@ -76,13 +76,7 @@ func (i *Identity) StartLogin(ctx context.Context, by actor.Actor, number string
 
 // tryLogin compares the private code and writes down what came of it.
 func (i *Identity) tryLogin(ctx context.Context, by actor.Actor, s starter, try attempt, private secret.Value, leave func()) (started string, right bool, err error) {
-	right, err = i.hasher.matches(private, try.code)
-	if errors.Is(err, seal.ErrKeyVersion) { // of a pepper that this process has not heard of
-		if err = i.Keys.Reload(ctx); err == nil {
-			right, err = i.hasher.matches(private, try.code)
-		}
-	}
-	if err != nil {
+	if right, err = i.matches(ctx, private, try.code); err != nil {
 		return "", false, err
 	}
 	leave()
@@ -94,6 +88,17 @@ func (i *Identity) tryLogin(ctx context.Context, by actor.Actor, s starter, try 
 		return err
 	})
 	return started, right, err
+}
+
+// matches compares a private code with a hash.
+func (i *Identity) matches(ctx context.Context, private secret.Value, with hashed) (right bool, err error) {
+	right, err = i.hasher.matches(private, with)
+	if errors.Is(err, seal.ErrKeyVersion) { // of a pepper that this process has not heard of
+		if err = i.Keys.Reload(ctx); err == nil {
+			right, err = i.hasher.matches(private, with)
+		}
+	}
+	return right, err
 }
 
 // isKnown reports whether the key is one of an authorised device of the number's account. It is for
@@ -121,6 +126,7 @@ type attempt struct {
 	code    hashed // what the private code is compared with
 	key     string // of the device
 	charged bool
+	tripped bool // the charge blocked the lane
 }
 
 // chargeLogin looks the account up and counts the attempt in its lane, before the private code is
@@ -150,9 +156,14 @@ func (i *Identity) chargeLogin(ctx context.Context, by actor.Actor, e164 string)
 			return err
 		}
 		open := l.charge(now)
-		try.charged = open
+		try.charged, try.tripped = open, open && l.isBlocked(now)
 		if err := putLane(ctx, tx, keys, l, now); err != nil {
 			return err
+		}
+		if !try.Known {
+			if err := i.countNetwork(ctx, tx, by, now); err != nil {
+				return err
+			}
 		}
 		switch {
 		case !exists:
@@ -172,7 +183,7 @@ func (i *Identity) chargeLogin(ctx context.Context, by actor.Actor, e164 string)
 // refundLogin takes back the charge of an attempt that came to nothing by a failure of our own, as well
 // as it can: a database that does not answer must not lock the customer out. Nobody learns anything
 // from such an attempt, so nobody guesses for free.
-func (i *Identity) refundLogin(ctx context.Context, try attempt) {
+func (i *Identity) refundLogin(ctx context.Context, by actor.Actor, try attempt) {
 	if !try.charged {
 		return
 	}
@@ -189,7 +200,10 @@ func (i *Identity) refundLogin(ctx context.Context, try attempt) {
 			return err
 		}
 		l.refund()
-		return putLane(ctx, tx, keys, l, now)
+		if err := putLane(ctx, tx, keys, l, now); err != nil || try.Known {
+			return err
+		}
+		return i.freeNetwork(ctx, tx, by, now)
 	})
 	if err != nil {
 		i.Log.ErrorContext(ctx, "a login that failed through no fault of the customer's stays counted", "error", err)
@@ -238,13 +252,17 @@ func (i *Identity) recordLogin(ctx context.Context, by actor.Actor, s starter, t
 				return err
 			}
 		}
-		send, err := i.mayMessage(ctx, tx, s, right, now)
+		warning, err := i.mayWarn(ctx, tx, s.number, try.tripped && !right && c.Reason != "customer-erased" && c.Customer != "", now)
+		if err != nil {
+			return err
+		}
+		send, err := i.mayMessage(ctx, tx, s, right || warning, now)
 		if err != nil {
 			return err
 		}
 		var slot [][]byte
 		mail := letter{}
-		if send {
+		if send && right {
 			// Each lane has its own, or whoever knows the private code could void every code that the
 			// customer's own device is sent.
 			slot = i.slotKeys(purposeLogin, string(c.Customer), laneOf)
@@ -257,6 +275,9 @@ func (i *Identity) recordLogin(ctx context.Context, by actor.Actor, s starter, t
 		}
 		if send {
 			mail = letter{To: s.number, Text: i.codeText(code), Customer: c.Customer, Known: c.Known}
+		}
+		if send && warning {
+			mail.Text = i.attackText()
 		}
 		if err := i.post(ctx, tx, mail, now); err != nil {
 			return err
@@ -355,7 +376,11 @@ func (i *Identity) finishLogin(ctx context.Context, by actor.Actor, login string
 		if err != nil {
 			return err
 		}
-		reason := state.Reason
+		changed, err := codeChangedSince(ctx, tx, state.Customer, row.expires-CodeLifetime.Microseconds())
+		if err != nil {
+			return err
+		}
+		reason, tripped := state.Reason, false
 		switch {
 		case reason != "":
 		case state.Phone == "": // of a version that named the lane in another way
@@ -365,11 +390,14 @@ func (i *Identity) finishLogin(ctx context.Context, by actor.Actor, login string
 		case !matches:
 			reason = "wrong-one-time-code"
 			l.charge(now)
+			tripped = l.isBlocked(now)
 			if err := i.shutOut(ctx, tx, by, state, l, now); err != nil {
 				return err
 			}
 		case row.superseded:
 			reason = "superseded-code" // of the message before the last: no guess, and no failure
+		case changed:
+			reason = "private-code-changed" // since the login began
 		default:
 			l.reset()
 		}
@@ -377,12 +405,20 @@ func (i *Identity) finishLogin(ctx context.Context, by actor.Actor, login string
 			return err
 		}
 		if reason != "" {
+			if err := i.warn(ctx, tx, by, state, tripped, now); err != nil {
+				return err
+			}
 			return refuse(reason, errLoginFailed)
 		}
 
 		// All three factors are right. From here on the caller may be told the truth.
 		if _, err := useChallenge(ctx, tx, row.id); err != nil {
 			return err
+		}
+		if !state.Known {
+			if err := i.freeNetwork(ctx, tx, by, now); err != nil {
+				return err
+			}
 		}
 		device, has, err := i.rows.deviceByKey(ctx, tx, state.Customer, by.Key)
 		if err != nil {
@@ -404,6 +440,9 @@ func (i *Identity) finishLogin(ctx context.Context, by actor.Actor, login string
 			return refuse("device-pending", devicePending(device.id))
 		}
 		if err := i.liftCeiling(ctx, tx, state, now); err != nil {
+			return err
+		}
+		if err := i.remembered(ctx, tx, by, state.Customer); err != nil {
 			return err
 		}
 		return give(tx, device, e, now)

@@ -579,6 +579,8 @@ var sweeps = []struct {
 	{`DELETE FROM spent_proof WHERE digest IN (SELECT digest FROM spent_proof WHERE expires_at < $1 LIMIT $2)`, time.Minute},
 	{`DELETE FROM quota WHERE counted IN (SELECT counted FROM quota WHERE expires_at < $1 LIMIT $2)`, 0},
 	{`DELETE FROM sms_outbox WHERE id IN (SELECT id FROM sms_outbox WHERE expires_at < $1 AND next_at < $1 LIMIT $2)`, time.Minute},
+	{`DELETE FROM sms_sent WHERE id IN (SELECT id FROM sms_sent WHERE expires_at < $1 LIMIT $2)`, time.Minute},
+	{`DELETE FROM code_reset WHERE customer_id IN (SELECT customer_id FROM code_reset WHERE expires_at < $1 LIMIT $2)`, 0},
 	// A lane at its ceiling is only opened by a login, never by time.
 	{`DELETE FROM throttle WHERE lane IN (SELECT lane FROM throttle WHERE updated_at < $1 AND total < 100 LIMIT $2)`, 90 * 24 * time.Hour},
 }
@@ -601,5 +603,5 @@ func (i *Identity) cleanup(ctx context.Context) error {
 			}
 		}
 	}
-	return nil
+	return i.clearBudgets(ctx)
 }
