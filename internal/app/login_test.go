@@ -67,7 +67,9 @@ func TestBirthDateSetting(t *testing.T) {
 	if err := checkBirthDate(c); err == nil || !strings.Contains(err.Error(), birthPurpose) {
 		t.Errorf("a collection that is not read for it: %v", err)
 	}
-	c.Collections = []config.Collection{{"name": "profile", "purposes": []any{birthPurpose}, "fields": []any{map[string]any{"name": "date_of_birth", "type": "date", "sensitivity": "personal", "mask": "year"}}}}
+	c.Collections = []config.Collection{{"name": "profile", "purposes": []any{birthPurpose}, "schema": map[string]any{
+		"type": "object", "additionalProperties": false, "properties": map[string]any{"date_of_birth": map[string]any{
+			"type": "string", "format": "date", "x-strongroom": map[string]any{"sensitivity": "personal", "mask": "year"}}}}}}
 	if err := checkBirthDate(c); err != nil {
 		t.Error(err)
 	}
@@ -77,8 +79,9 @@ func TestBirthDateSetting(t *testing.T) {
 func TestBirthDateOfARecord(t *testing.T) {
 	c := config.ForDev(t.TempDir())
 	c.Login.BirthDate = "person.born"
-	c.Collections = []config.Collection{{"name": "person", "purposes": []any{birthPurpose}, "fields": []any{
-		map[string]any{"name": "born", "type": "date", "sensitivity": "personal", "mask": "year"}}}}
+	c.Collections = []config.Collection{{"name": "person", "purposes": []any{birthPurpose}, "schema": map[string]any{
+		"type": "object", "additionalProperties": false, "properties": map[string]any{"born": map[string]any{
+			"type": "string", "format": "date", "x-strongroom": map[string]any{"sensitivity": "personal", "mask": "year"}}}}}}
 	if err := Init(t.Context(), c); err != nil {
 		t.Fatal(err)
 	}
