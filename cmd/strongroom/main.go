@@ -59,7 +59,7 @@ Start with "strongroom dev" and, in a second terminal, "strongroom demo".`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	root.AddCommand(newDev(), newInit(), newServe(), newDemo(), newAudit(), newFindings(), newKeys(), newVault(), newConfig(), newVersion())
+	root.AddCommand(newDev(), newInit(), newServe(), newDemo(), newAudit(), newFindings(), newKeys(), newVault(), newLogin(), newConfig(), newVersion())
 	return root
 }
 

@@ -37,6 +37,7 @@ type Operator interface {
 	VaultOperator
 	KeyOperator
 	CustomerKeyOperator
+	LoginOperator
 	// Close lets go of the installation.
 	Close() error
 }
@@ -77,6 +78,7 @@ func serveControl(house *House, data string, log *slog.Logger) (*control, error)
 	c.vaultRoutes(mux)
 	mux.HandleFunc("POST /rotation", c.rotation)
 	c.customerKeyRoutes(mux)
+	c.loginRoutes(mux)
 	c.server = &http.Server{
 		Handler:           mux,
 		ReadHeaderTimeout: 5 * time.Second,

@@ -135,6 +135,9 @@ func (s *Server) rooms(o Options) (http.Handler, error) {
 			NumberHourly: c.SMS.NumberHourly, NumberDaily: c.SMS.NumberDaily, Daily: c.SMS.DailyCap,
 		},
 	}
+	if err := deviceOptions(&options, c); err != nil {
+		return nil, err
+	}
 	if c.Login.Origin != "" {
 		options.Origins = []string{c.Login.Origin}
 	}

@@ -35,6 +35,10 @@ func Default() Config {
 			SessionLifetime:      24 * time.Hour,
 			StartsPerHour:        60,
 		},
+		Devices: Devices{
+			Max: 5, Attestation: "when-sent",
+			AndroidPackages: []string{}, AndroidSigners: []string{}, AppleApps: []string{}, PasskeyOrigins: []string{}, PasskeyApps: []string{},
+		},
 		SMS: SMS{Sender: "webhook", NumberHourly: 5, NumberDaily: 10, DailyCap: 10_000},
 		Log: Log{Level: "info", Format: "json"},
 	}

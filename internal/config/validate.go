@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"net/url"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -47,6 +48,7 @@ func (c *Config) Validate() error {
 	}
 	v.duration("listeners.drain", c.Listeners.Drain, 0, 5*time.Minute)
 	v.login(c.Login, dev)
+	v.devices(c.Devices)
 	v.sms(c.SMS, dev)
 	v.check(c.Log.Level == "debug" || c.Log.Level == "info" || c.Log.Level == "warn" || c.Log.Level == "error",
 		"log.level", "is not a level", "choose debug, info, warn or error")
@@ -202,6 +204,23 @@ func (v *validator) login(l Login, dev bool) {
 	v.duration("login.access_lifetime", l.AccessLifetime, time.Second, 15*time.Minute)
 	v.duration("login.idle_lifetime", l.IdleLifetime, l.AccessLifetime, 30*24*time.Hour)
 	v.duration("login.session_lifetime", l.SessionLifetime, l.IdleLifetime, 90*24*time.Hour)
+}
+
+func (v *validator) devices(d Devices) {
+	v.between("devices.max", d.Max, 1, 100)
+	v.check(slices.Contains([]string{"off", "when-sent", "required"}, d.Attestation), "devices.attestation", "is not off, when-sent or required", "")
+	_, err := d.SignerHashes()
+	v.check(err == nil, "devices.android_signers", fmt.Sprint(err), "write what apksigner verify --print-certs prints as SHA-256")
+	named := len(d.AppleApps) > 0 || len(d.AndroidPackages) > 0 && len(d.AndroidSigners) > 0
+	v.check(d.Attestation != "required" || named, "devices.attestation", "is required, and no app is named",
+		"write apple_apps, or android_packages and android_signers: no new device could be enrolled")
+	v.check(d.PasskeyDomain == "" || len(d.PasskeyOrigins)+len(d.PasskeyApps) > 0, "devices.passkey_origins", "is empty",
+		"write for example [https://app.example.com]")
+	for _, o := range d.PasskeyOrigins {
+		u, err := url.Parse(o)
+		v.check(err == nil && u.Scheme == "https" && u.Host != "" && u.Path == "", "devices.passkey_origins", fmt.Sprintf("%q is not an https origin", o), "")
+	}
+	v.check(d.CancelURL == "" || strings.HasPrefix(d.CancelURL, "https://"), "devices.cancel_url", "is not an https address", "")
 }
 
 func (v *validator) duration(key string, d, low, high time.Duration) {

@@ -35,6 +35,9 @@ type challenge struct {
 	Known    bool        `json:"known,omitempty"` // the lane is a known device's
 	// Unknown is the lane of unknown devices, whose ceiling a success from a known one lifts.
 	Unknown []byte `json:"unknown,omitempty"`
+	// Method is how the second step of a login is taken, and Passkey what a passkey has to sign.
+	Method  Method `json:"method,omitempty"`
+	Passkey string `json:"passkey,omitempty"`
 }
 
 // newOneTimeCode returns six random digits, each of the million equally likely.

@@ -34,6 +34,7 @@ type starter struct {
 	number string
 	key    string // of the device
 	from   string // network
+	silent bool   // no message is asked for
 }
 
 // source names who is counted: a known device by its key and number, everybody else by network.
@@ -61,7 +62,7 @@ func (s starter) rate(l Limits) Rate {
 // same for everybody.
 func (i *Identity) admit(ctx context.Context, by actor.Actor, action string, s starter) error {
 	now := i.Clock.Now()
-	if wait, ok := i.gateway.Allow(now, s.class == known); !ok {
+	if wait, ok := i.gateway.Allow(now, s.class == known); !ok && !s.silent {
 		return i.denied(ctx, by, audit.Event{Action: action}, errMessages.Slug(), "", errMessages.RetryAfter(wait))
 	}
 	var room bool
@@ -71,7 +72,7 @@ func (i *Identity) admit(ctx context.Context, by actor.Actor, action string, s s
 	}); err != nil {
 		return err
 	}
-	if !room {
+	if !room && !s.silent {
 		return i.denied(ctx, by, audit.Event{Action: action}, "daily-message-cap", "", errMessages.RetryAfter(time.Hour))
 	}
 	key, r := i.quotaKey(string(s.class), s.source()), s.rate(i.Limits)

@@ -459,6 +459,8 @@ var sweeps = []struct {
 	{`DELETE FROM session WHERE id IN (SELECT id FROM session WHERE expires_at < $1 LIMIT $2)`, 30 * 24 * time.Hour},
 	{`DELETE FROM quota WHERE counted IN (SELECT counted FROM quota WHERE expires_at < $1 LIMIT $2)`, 0},
 	{`DELETE FROM sms_outbox WHERE id IN (SELECT id FROM sms_outbox WHERE expires_at < $1 AND next_at < $1 LIMIT $2)`, time.Minute},
+	{`DELETE FROM vouch WHERE expires_at < $1 AND subject IN (SELECT subject FROM vouch WHERE expires_at < $1 LIMIT $2)`, 0},
+	{`DELETE FROM notice WHERE id IN (SELECT id FROM notice WHERE made_at < $1 LIMIT $2)`, noticesKept},
 	// A lane at its ceiling is only opened by a login, never by time.
 	{`DELETE FROM throttle WHERE lane IN (SELECT lane FROM throttle WHERE updated_at < $1 AND total < 100 LIMIT $2)`, 90 * 24 * time.Hour},
 }
