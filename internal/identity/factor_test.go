@@ -847,3 +847,73 @@ func TestEraseSecondSteps(t *testing.T) {
 		}
 	})
 }
+
+// TestASVS_6_3_4_NoPathAroundAFactor tries every method with every part of what a customer has, and only the
+// whole of it gives a session.
+func TestASVS_6_3_4_NoPathAroundAFactor(t *testing.T) {
+	each(t, withPasskeys, func(t *testing.T, h *house) {
+		ctx := context.Background()
+		r, by := h.logged(1, "own")
+		phone := h.enrolTOTP(by)
+		rp := virtualwebauthn.RelyingParty{ID: "example.com", Name: "Strongroom", Origin: "https://example.com"}
+		device := virtualwebauthn.NewAuthenticatorWithOptions(virtualwebauthn.AuthenticatorOptions{UserHandle: []byte(r.Customer)})
+		key, strange := virtualKey(), virtualKey()
+		device.AddCredential(key)
+		e, err := h.EnrolPasskey(ctx, by)
+		if err != nil {
+			t.Fatal(err)
+		}
+		options, err := virtualwebauthn.ParseAttestationOptions(string(e.Options))
+		if err != nil {
+			t.Fatal(err)
+		}
+		want(t, h.ConfirmPasskey(ctx, by, e.ID, []byte(virtualwebauthn.CreateAttestationResponse(rp, device, key, *options))), "")
+		tries := 0
+		for _, method := range []Method{BySMS, ByTOTP, ByPasskey} {
+			for has := range 8 {
+				private, step, own := has&1 != 0, has&2 != 0, has&4 != 0
+				tries++
+				jkt, code := fmt.Sprint("attacker", tries), "83920486"
+				if own {
+					jkt = "own"
+				}
+				if private {
+					code = goodCode
+				}
+				h.clk.Advance(longBlock) // so that nothing but the factors decides
+				before := len(h.inbox.Search(number(1)))
+				_, err := h.loginBy(1, jkt, method, code, func(s Started) Answer {
+					switch {
+					case method == ByPasskey:
+						options, err := virtualwebauthn.ParseAssertionOptions(string(s.Passkey))
+						if err != nil {
+							t.Fatal(err)
+						}
+						signer := strange
+						if step {
+							signer = key
+						}
+						return Answer{Passkey: json.RawMessage(virtualwebauthn.CreateAssertionResponse(rp, device, signer, *options))}
+					case method == ByTOTP && step:
+						return Answer{Code: value(phone.code(h.clk.Now()))}
+					case method == BySMS && step && len(h.inbox.Search(number(1))) > before:
+						return Answer{Code: value(h.code(number(1)))}
+					case method == BySMS:
+						return Answer{Code: value(wrongCode(h.code(number(1))))}
+					}
+					return Answer{Code: value(wrongCode(phone.code(h.clk.Now())))}
+				})
+				slug := "login-failed"
+				switch {
+				case private && step && own:
+					slug = ""
+				case private && step:
+					slug = "device-pending"
+				}
+				if want(t, err, slug); t.Failed() {
+					t.Fatalf("by %s with private code %v, second step %v, device %v", method, private, step, own)
+				}
+			}
+		}
+	})
+}
