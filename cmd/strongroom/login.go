@@ -1,9 +1,11 @@
 package main
 
 import (
+	"bufio"
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -31,9 +33,15 @@ account on this host and the name given as --operator.`,
 			func(w io.Writer, a identity.Assisted, args []string) {
 				fmt.Fprintf(w, "✓ %s of %s is authorised: its holder can log in now\n", printable(args[0]), a.Customer)
 			}),
-		assistCommand("change-number CUSTOMER NUMBER", "Vouch for a customer's new number; the second member of staff has its 24 hours begin", 2,
+		assistCommand("change-number CUSTOMER", "Vouch for a customer's new number, read from standard input; the second member of staff has its 24 hours begin", 1,
 			func(cmd *cobra.Command, o app.Operator, operator string, args []string) (identity.Assisted, error) {
-				return o.ChangeNumber(cmd.Context(), operator, customer.ID(args[0]), args[1])
+				// Not an argument, which everybody on the host may read.
+				fmt.Fprint(cmd.ErrOrStderr(), "New number: ")
+				number, err := bufio.NewReader(io.LimitReader(cmd.InOrStdin(), 64)).ReadString('\n')
+				if err != nil && !errors.Is(err, io.EOF) {
+					return identity.Assisted{}, err
+				}
+				return o.ChangeNumber(cmd.Context(), operator, customer.ID(args[0]), strings.TrimSpace(number))
 			},
 			func(w io.Writer, a identity.Assisted, _ []string) {
 				fmt.Fprintf(w, "✓ %s gets the new number at %s, unless somebody cancels; the old number has been told\n", a.Customer, a.Due.Local().Format(time.DateTime))

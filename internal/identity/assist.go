@@ -55,10 +55,10 @@ func NewAssist(o Options) Assist {
 
 // Assisted is what came of it.
 type Assisted struct {
-	Customer customer.ID
-	Vouched  int       // how many members of staff have vouched
-	Done     bool      // enough have
-	Due      time.Time // when a number changes
+	Customer customer.ID `json:"customer"`
+	Vouched  int         `json:"vouched,omitempty"` // how many members of staff have vouched
+	Done     bool        `json:"done"`              // enough have
+	Due      time.Time   `json:"due,omitzero"`      // when a number changes
 }
 
 var operatorName = regexp.MustCompile(`^[a-z][a-z0-9.-]{1,31}$`)

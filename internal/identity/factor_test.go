@@ -418,12 +418,12 @@ func TestASVS_6_6_4_NumberMatchingStopsPushBombing(t *testing.T) {
 func TestPendingDevicesExpire(t *testing.T) {
 	each(t, func(o *Options) { o.MaxDevices = 2 }, func(t *testing.T, h *house) {
 		ctx := context.Background()
-		_, by := h.logged(1, "own")
+		h.logged(1, "own")
 		device, shown := h.pending(1, "tablet")
 		_, err := h.login(number(1), "third", goodCode)
 		want(t, err, "too-many-devices")
 		h.clk.Advance(pendingFor)
-		by = h.acting(h.mustLogin(number(1), "own"), "own")
+		by := h.acting(h.mustLogin(number(1), "own"), "own")
 		want(t, h.ApproveDevice(ctx, by, device, shown), "device-not-found") // the login has forgotten it
 		again, shown := h.pending(1, "tablet")
 		if again == device {
