@@ -155,6 +155,9 @@ func (s *Server) rooms(o Options) (http.Handler, error) {
 	}
 	options.Findings = h.Findings
 	loginOptions(&options, c, h.Vault)
+	if err := deviceOptions(&options, c); err != nil {
+		return nil, err
+	}
 	if c.Login.Origin != "" {
 		options.Origins = []string{c.Login.Origin}
 	}

@@ -10,6 +10,7 @@
 package config
 
 import (
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -54,6 +55,7 @@ type Config struct {
 	Keys          Keys         `yaml:"keys"`
 	Listeners     Listeners    `yaml:"listeners"`
 	Login         Login        `yaml:"login"`
+	Devices       Devices      `yaml:"devices"`
 	SMS           SMS          `yaml:"sms"`
 	Log           Log          `yaml:"log"`
 	Audit         Audit        `yaml:"audit"`
@@ -199,6 +201,41 @@ type Login struct {
 	// AndroidAppHash with the 11 characters by which Android's SMS Retriever knows the app. One of them.
 	WebOTPHost     string `yaml:"webotp_host"`
 	AndroidAppHash string `yaml:"android_app_hash"`
+}
+
+// Devices holds the rules of customers' devices.
+type Devices struct {
+	// Max is how many a customer may have, those included that wait for approval.
+	Max int `yaml:"max"`
+	// Attestation says whether the maker of a new device must vouch for its key (Android Key
+	// Attestation, Apple App Attest): off, when-sent or required.
+	Attestation string `yaml:"attestation"`
+	// AndroidPackages and AndroidSigners (SHA-256 of the signing certificates, hex) name the Android
+	// apps, AppleApps (team and bundle) those of iOS. The keys of others are not vouched for.
+	AndroidPackages []string `yaml:"android_packages"`
+	AndroidSigners  []string `yaml:"android_signers"`
+	AppleApps       []string `yaml:"apple_apps"`
+	// PasskeyDomain is the domain that passkeys are made for; empty: none are. PasskeyOrigins are the
+	// https origins of web and iOS apps, PasskeyApps the android:apk-key-hash:… of Android apps.
+	PasskeyDomain  string   `yaml:"passkey_domain"`
+	PasskeyOrigins []string `yaml:"passkey_origins"`
+	PasskeyApps    []string `yaml:"passkey_apps"`
+	// CancelURL is the page that cancels a change of number; the code is added to it. Empty: the
+	// message to the old number holds the code alone.
+	CancelURL string `yaml:"cancel_url"`
+}
+
+// SignerHashes returns AndroidSigners as bytes, or an error that names the one that is none.
+func (d Devices) SignerHashes() ([][]byte, error) {
+	var out [][]byte
+	for _, s := range d.AndroidSigners {
+		b, err := hex.DecodeString(strings.ReplaceAll(s, ":", ""))
+		if err != nil || len(b) != 32 {
+			return nil, fmt.Errorf("%q is no SHA-256 in hex", s)
+		}
+		out = append(out, b)
+	}
+	return out, nil
 }
 
 // SMS says how one-time codes travel.

@@ -41,6 +41,10 @@ func Default() Config {
 			CodeResetHold:        24 * time.Hour,
 			Brand:                "Strongroom",
 		},
+		Devices: Devices{
+			Max: 5, Attestation: "when-sent",
+			AndroidPackages: []string{}, AndroidSigners: []string{}, AppleApps: []string{}, PasskeyOrigins: []string{}, PasskeyApps: []string{},
+		},
 		SMS:   SMS{Sender: "webhook", NumberHourly: 5, NumberDaily: 10, DailyCap: 10_000, CountryDaily: 5_000, BlockDaily: 100, Currency: "EUR"},
 		Audit: Audit{ClockSkew: 2 * time.Second, Online: 365 * 24 * time.Hour, Archive: 6 * 365 * 24 * time.Hour},
 		Log:   Log{Level: "info", Format: "json"},

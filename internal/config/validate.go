@@ -52,6 +52,7 @@ func (c *Config) Validate() error {
 	}
 	v.duration("listeners.drain", c.Listeners.Drain, 0, 5*time.Minute)
 	v.login(c.Login, dev)
+	v.devices(c.Devices)
 	v.sms(c.SMS, dev)
 	v.duration("audit.clock_skew", c.Audit.ClockSkew, 100*time.Millisecond, time.Hour)
 	v.witnesses(c.Witnesses, dev)
@@ -235,6 +236,23 @@ var (
 	prefix    = regexp.MustCompile(`^[0-9]{0,12}$`)
 	currency  = regexp.MustCompile(`^[A-Z]{3}$`)
 )
+
+func (v *validator) devices(d Devices) {
+	v.between("devices.max", d.Max, 1, 100)
+	v.check(slices.Contains([]string{"off", "when-sent", "required"}, d.Attestation), "devices.attestation", "is not off, when-sent or required", "")
+	_, err := d.SignerHashes()
+	v.check(err == nil, "devices.android_signers", fmt.Sprint(err), "write what apksigner verify --print-certs prints as SHA-256")
+	named := len(d.AppleApps) > 0 || len(d.AndroidPackages) > 0 && len(d.AndroidSigners) > 0
+	v.check(d.Attestation != "required" || named, "devices.attestation", "is required, and no app is named",
+		"write apple_apps, or android_packages and android_signers: no new device could be enrolled")
+	v.check(d.PasskeyDomain == "" || len(d.PasskeyOrigins)+len(d.PasskeyApps) > 0, "devices.passkey_origins", "is empty",
+		"write for example [https://app.example.com]")
+	for _, o := range d.PasskeyOrigins {
+		u, err := url.Parse(o)
+		v.check(err == nil && u.Scheme == "https" && u.Host != "" && u.Path == "", "devices.passkey_origins", fmt.Sprintf("%q is not an https origin", o), "")
+	}
+	v.check(d.CancelURL == "" || strings.HasPrefix(d.CancelURL, "https://"), "devices.cancel_url", "is not an https address", "")
+}
 
 func (v *validator) duration(key string, d, low, high time.Duration) {
 	v.check(d >= low && d <= high, key, fmt.Sprintf("is not from %v to %v", low, high), "")

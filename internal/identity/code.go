@@ -216,11 +216,11 @@ func (i *Identity) setCode(ctx context.Context, tx *db.Tx, by actor.Actor, c cus
 	if _, err := i.endSessions(ctx, tx, by, c, keep, "private-code-changed", now); err != nil {
 		return err
 	}
-	return i.tell(ctx, tx, by, c, number, i.changedText(), now)
+	return i.message(ctx, tx, by, c, number, i.changedText(), now)
 }
 
-// tell sends a customer a message about what was done from one of their own devices.
-func (i *Identity) tell(ctx context.Context, tx *db.Tx, by actor.Actor, c customer.ID, number, text string, now time.Time) error {
+// message sends a customer a message about what was done from one of their own devices.
+func (i *Identity) message(ctx context.Context, tx *db.Tx, by actor.Actor, c customer.ID, number, text string, now time.Time) error {
 	send, err := i.mayMessage(ctx, tx, starter{class: known, number: number, key: by.Key}, true, now)
 	if err != nil || !send {
 		return err
@@ -312,7 +312,7 @@ func (i *Identity) StartReset(ctx context.Context, by actor.Actor, number string
 	if err != nil && (reason == nil || !problem.Is(err, reason.Slug())) {
 		return Started{}, err
 	}
-	return Started{started, CodeLifetime}, nil
+	return Started{ID: started, Expires: CodeLifetime}, nil
 }
 
 // Reset is what a step of choosing a new private code came to.
@@ -468,7 +468,7 @@ func (i *Identity) CompleteReset(ctx context.Context, by actor.Actor, reset stri
 		if err := i.rows.putReset(ctx, tx, hold); err != nil {
 			return err
 		}
-		return i.tell(ctx, tx, by, state.Customer, state.Phone, i.heldText(), now)
+		return i.message(ctx, tx, by, state.Customer, state.Phone, i.heldText(), now)
 	})
 	if answered && err != nil {
 		if p := problem.Of(err); p != nil && p.Kind() == problem.Unauthenticated {

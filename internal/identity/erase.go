@@ -51,6 +51,11 @@ func (e Eraser) EraseCustomer(ctx context.Context, tx *db.Tx, c customer.ID) (ma
 	for _, d := range devices {
 		sources = append(sources, d.jkt, d.jkt+resetLane)
 	}
+	for _, counted := range i.Keys.BlindIndexes("identity.quota", []byte("notices\x00"+string(c))) {
+		if err := remove("counters", `DELETE FROM quota WHERE counted = $1`, counted.Value); err != nil {
+			return nil, err
+		}
+	}
 	if exists {
 		indexes := [][]byte{index}
 		for _, b := range i.Keys.BlindIndexes("identity.phone", []byte(number)) {
@@ -92,6 +97,12 @@ func (e Eraser) EraseCustomer(ctx context.Context, tx *db.Tx, c customer.ID) (ma
 		{"sessions", `DELETE FROM oauth_code WHERE customer_id = $1`},
 		{"challenges", `DELETE FROM payment WHERE customer_id = $1`},
 		{"devices", `DELETE FROM device WHERE customer_id = $1`},
+		{"devices", `DELETE FROM device_trust WHERE customer_id = $1`},
+		{"factors", `DELETE FROM factor WHERE customer_id = $1`},
+		{"factors", `DELETE FROM sms_rule WHERE customer_id = $1`},
+		{"number-changes", `DELETE FROM number_change WHERE customer_id = $1`},
+		{"vouches", `DELETE FROM vouch WHERE customer_id = $1`},
+		{"notices", `DELETE FROM notice WHERE customer_id = $1`},
 		{"accounts", `DELETE FROM account WHERE customer_id = $1`},
 	} {
 		if err := remove(d.kind, d.query, string(c)); err != nil {

@@ -23,6 +23,7 @@ import (
 	"runtime"
 	"time"
 
+	"github.com/go-webauthn/webauthn/webauthn"
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/crypto/bcrypt"
 
@@ -31,6 +32,7 @@ import (
 	"strongroom/internal/clock"
 	"strongroom/internal/customer"
 	"strongroom/internal/db"
+	"strongroom/internal/identity/attest"
 	"strongroom/internal/identity/dpop"
 	"strongroom/internal/identity/passcode"
 	"strongroom/internal/identity/phone"
@@ -72,6 +74,7 @@ const (
 	JobMessages = "identity.messages" // carries the outbox to the gateway
 	JobCleanup  = "identity.cleanup"  // deletes what is past
 	JobRehash   = "identity.rehash"   // hashes private codes at the present cost
+	JobNumbers  = "identity.numbers"  // makes the changes of numbers whose time has come
 )
 
 // Rate is a number of times in a period.
@@ -142,8 +145,19 @@ type Options struct {
 	// CodeResetHold is how long a customer who forgot the private code waits before choosing another;
 	// 0 means 24 hours.
 	CodeResetHold time.Duration
-	// MaxDevices is how many devices a customer may have, pending ones included; 0 means 10.
+	// MaxDevices is how many devices a customer may have, pending ones included; 0 means 5.
 	MaxDevices int
+	// Attest says what must vouch for the keys of devices.
+	Attest AttestOptions
+	// Passkeys say for whom passkeys are made.
+	Passkeys PasskeyOptions
+	// SIMs, when set, keeps codes from numbers whose SIM was changed a short while ago.
+	SIMs SIMs
+	// Proofs, when set, lets devices in whose holders have proven who they are.
+	Proofs IdentityProofs
+	// CancelURL is the page of the app that cancels a change of number; the code is added to it. Without
+	// it the message holds the code alone.
+	CancelURL string
 	// Origins are the addresses of the app listener when a proxy stands before it; see dpop.Options.
 	Origins []string
 	// Brand is what messages call the operator; "" means Strongroom.
@@ -166,15 +180,18 @@ const codeTries = 3
 // Identity is the room. It is safe for concurrent use.
 type Identity struct {
 	Options
-	hasher  *hasher
-	proofs  *dpop.Verifier
-	gateway sms.Breaker
-	stale   chan rehashing
-	writing chan struct{}
-	denials *denials
-	metrics *metrics
-	rows    rows
-	route   *sms.Route // the Sender, when it is one of several providers
+	hasher   *hasher
+	proofs   *dpop.Verifier
+	gateway  sms.Breaker
+	nonces   *dpop.Nonces
+	attest   *attest.Verifier
+	passkeys *webauthn.WebAuthn
+	stale    chan rehashing
+	writing  chan struct{}
+	denials  *denials
+	metrics  *metrics
+	rows     rows
+	route    *sms.Route // the Sender, when it is one of several providers
 }
 
 // appHash is what AppSignatureHelper of Android's SMS Retriever computes.
@@ -210,13 +227,13 @@ func New(o Options) (*Identity, error) {
 		o.Wake = func(string) {}
 	}
 	if o.Brand == "" {
-		o.Brand = "Strongroom"
+		o.Brand = defaultBrand
 	}
 	orDefault(&o.Cost, 12)
 	orDefault(&o.MinCodeLength, passcode.MinLength)
 	orDefault(&o.HashWorkers, max(1, runtime.GOMAXPROCS(0)/2))
 	orDefault(&o.HashQueue, 16*o.HashWorkers)
-	orDefault(&o.MaxDevices, 10)
+	orDefault(&o.MaxDevices, 5)
 	orDuration(&o.AccessLifetime, 5*time.Minute)
 	orDuration(&o.IdleLifetime, time.Hour)
 	orDuration(&o.SessionLifetime, 24*time.Hour)
@@ -260,12 +277,21 @@ func New(o Options) (*Identity, error) {
 		return nil, fmt.Errorf("identity: reading the costs of hashes: %w", err)
 	}
 	i.hasher = newHasher(o.Keys, o.Cost, used, o.HashWorkers, o.HashQueue, i.metrics)
-	i.proofs, err = dpop.New(dpop.Options{Clock: o.Clock, Nonces: dpop.NewNonces(tokenKeys{o.Keys}), Origins: o.Origins})
+	i.nonces = dpop.NewNonces(tokenKeys{o.Keys})
+	i.proofs, err = dpop.New(dpop.Options{Clock: o.Clock, Nonces: i.nonces, Origins: o.Origins})
 	if err != nil {
+		return nil, err
+	}
+	if i.passkeys, err = newPasskeys(o.Passkeys, o.Brand); err != nil {
+		return nil, err
+	}
+	if i.attest, err = newAttestation(o.Attest); err != nil {
 		return nil, err
 	}
 	return i, nil
 }
+
+const defaultBrand = "Strongroom"
 
 // tokenKeys gives the token key to the makers of nonces and codes.
 type tokenKeys struct{ keys *keyring.Keyring }
@@ -282,6 +308,7 @@ func (t tokenKeys) MACVersion(version uint32, parts ...[]byte) ([]byte, error) {
 func (i *Identity) Jobs() []jobs.Job {
 	return []jobs.Job{
 		{Name: JobMessages, Every: time.Second, Run: i.deliver, Quiet: true},
+		{Name: JobNumbers, Every: time.Minute, Run: i.changeNumbers, Leased: true, Quiet: true},
 		{Name: JobCleanup, Every: 10 * time.Minute, Run: i.cleanup, Leased: true},
 		{Name: JobRehash, Run: i.rehash, Quiet: true}, // when woken
 	}

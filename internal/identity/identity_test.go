@@ -94,7 +94,7 @@ func TestJourney(t *testing.T) {
 			return second.do("POST", "/v1/logins/"+a.text("login")+"/complete", object{"code": h.code(number(123)), "device_name": "Tablet"})
 		}
 		a = expect(enter(), 403, "device-pending")
-		tablet := a.text("device")
+		tablet, shown := a.text("device"), object{"number": a.text("number")}
 		if again := expect(enter(), 403, "device-pending"); again.text("device") != tablet {
 			t.Error("one key became two devices")
 		}
@@ -103,9 +103,9 @@ func TestJourney(t *testing.T) {
 		if got := fmt.Sprint(a.body["devices"]); !strings.Contains(got, "pending") || !strings.Contains(got, "current:true") || !strings.Contains(got, "name:Tablet") {
 			t.Errorf("devices %s", got)
 		}
-		expect(ada.do("POST", "/v1/devices/dev_nope/approve", nil), 404, "device-not-found")
+		expect(ada.do("POST", "/v1/devices/dev_nope/approve", shown), 404, "device-not-found")
 		expect(ada.do("DELETE", "/v1/devices/"+dev, nil), 409, "last-device")
-		expect(ada.do("POST", "/v1/devices/"+tablet+"/approve", nil), 204, "")
+		expect(ada.do("POST", "/v1/devices/"+tablet+"/approve", shown), 204, "")
 		second.access = expect(enter(), 200, "").text("access_token")
 		expect(second.do("GET", "/v1/session", nil), 200, "")
 
@@ -114,7 +114,7 @@ func TestJourney(t *testing.T) {
 		expect(second.do("GET", "/v1/session", nil), 401, "this-device-revoked")
 		second.access = ""
 		expect(enter(), 401, "login-failed")
-		expect(ada.do("POST", "/v1/devices/"+tablet+"/approve", nil), 409, "device-revoked")
+		expect(ada.do("POST", "/v1/devices/"+tablet+"/approve", shown), 409, "device-revoked")
 
 		expect(ada.do("POST", "/v1/logout", nil), 204, "")
 		expect(ada.do("GET", "/v1/session", nil), 401, "invalid-token")
@@ -874,9 +874,13 @@ func TestDevices(t *testing.T) {
 		h.register(number(2), "other")
 		owner := h.acting(h.mustLogin(number(1), "owner"), "owner")
 		other := h.acting(h.mustLogin(number(2), "other"), "other")
+		var shown string
 		pendingDevice := func(key string) (string, error) {
 			_, err := h.login(number(1), key, goodCode)
 			if p := problem.Of(err); p != nil && p.Member("device") != nil {
+				if shown == "" {
+					shown = p.Member("number").(string)
+				}
 				return p.Member("device").(string), err
 			}
 			return "", err
@@ -888,11 +892,11 @@ func TestDevices(t *testing.T) {
 		_, err = pendingDevice("fourth")
 		want(t, err, "too-many-devices")
 
-		want(t, h.ApproveDevice(t.Context(), other, second), "device-not-found")
+		want(t, h.ApproveDevice(t.Context(), other, second, shown), "device-not-found")
 		want(t, h.RevokeDevice(t.Context(), other, second), "device-not-found")
-		want(t, h.ApproveDevice(t.Context(), from("second"), second), "customers-only")
-		want(t, h.ApproveDevice(t.Context(), owner, second), "")
-		want(t, h.ApproveDevice(t.Context(), owner, second), "")
+		want(t, h.ApproveDevice(t.Context(), from("second"), second, shown), "customers-only")
+		want(t, h.ApproveDevice(t.Context(), owner, second, shown), "")
+		want(t, h.ApproveDevice(t.Context(), owner, second, shown), "")
 		want(t, h.RevokeDevice(t.Context(), owner, third), "")
 		want(t, h.RevokeDevice(t.Context(), owner, third), "")
 

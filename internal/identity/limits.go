@@ -24,6 +24,7 @@ type starter struct {
 	number string
 	key    string // of the device
 	from   string // network
+	silent bool   // no message is asked for
 }
 
 // source names who is counted: a known device by its key and number, everybody else by network.
@@ -51,14 +52,14 @@ func (s starter) rate(l Limits) Rate {
 // same for everybody.
 func (i *Identity) admit(ctx context.Context, by actor.Actor, action string, s starter) error {
 	now := i.Clock.Now()
-	if wait, ok := i.gateway.Allow(now, s.class == known); !ok {
+	if wait, ok := i.gateway.Allow(now, s.class == known); !ok && !s.silent {
 		return i.denied(ctx, by, audit.Event{Action: action}, errMessages.Slug(), "", errMessages.RetryAfter(wait))
 	}
 	empty, err := i.exhausted(ctx, s, now)
 	if err != nil {
 		return err
 	}
-	if empty != nil {
+	if empty != nil && !s.silent {
 		i.tellExhausted(ctx, empty)
 		return i.denied(ctx, by, audit.Event{Action: action}, empty.kind+"-budget", "", errMessages.RetryAfter(time.Hour))
 	}

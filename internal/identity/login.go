@@ -22,6 +22,12 @@ import (
 // runs through the same transactions with the same writes, one comparison of a hash, and leaves after
 // the same time. PSD2 RTS article 4 asks that nobody learns which factor failed.
 func (i *Identity) StartLogin(ctx context.Context, by actor.Actor, number string, private secret.Value) (Started, error) {
+	return i.StartLoginBy(ctx, by, BySMS, number, private)
+}
+
+// StartLoginBy is StartLogin with a second step of the caller's choice. Whether the account has such a
+// factor does not show either.
+func (i *Identity) StartLoginBy(ctx context.Context, by actor.Actor, method Method, number string, private secret.Value) (Started, error) {
 	if by.Key == "" {
 		return Started{}, errNotDevice
 	}
@@ -30,7 +36,16 @@ func (i *Identity) StartLogin(ctx context.Context, by actor.Actor, number string
 		return Started{}, errInvalidPhone
 	}
 	began := time.Now()
-	s := starter{class: stranger, number: e164, key: by.Key, from: network(by.Address)}
+	s := starter{class: stranger, number: e164, key: by.Key, from: network(by.Address), silent: method != BySMS}
+	var ask Started
+	if method == ByPasskey {
+		if i.passkeys == nil {
+			return Started{}, errPasskeysOff
+		}
+		if ask.Passkey, ask.challenge, err = i.askPasskey(); err != nil {
+			return Started{}, err
+		}
+	}
 	if ok, err := i.isKnown(ctx, e164, by.Key); err != nil {
 		return Started{}, err
 	} else if ok {
@@ -55,6 +70,7 @@ func (i *Identity) StartLogin(ctx context.Context, by actor.Actor, number string
 	if err != nil {
 		return Started{}, err
 	}
+	try.Method, try.Passkey = method, ask.challenge
 	started, right, err := i.tryLogin(ctx, by, s, try, private, leave)
 	if err != nil {
 		i.refundLogin(ctx, by, try)
@@ -71,7 +87,7 @@ func (i *Identity) StartLogin(ctx context.Context, by actor.Actor, number string
 	case <-pause.C:
 	case <-waiting.Done():
 	}
-	return Started{started, CodeLifetime}, nil
+	return Started{ID: started, Expires: CodeLifetime, Passkey: ask.Passkey}, nil
 }
 
 // tryLogin compares the private code and writes down what came of it.
@@ -247,22 +263,30 @@ func (i *Identity) recordLogin(ctx context.Context, by actor.Actor, s starter, t
 		case c.Customer != "":
 			e.Personal = numberOf(s.number)
 		}
+		lack, err := i.lacks(ctx, tx, c.Customer, c.Method, now)
+		if err != nil {
+			return err
+		}
+		if right && lack != "" {
+			right, c.Reason = false, lack
+		}
 		if !right {
 			if err := i.shutOut(ctx, tx, by, try.challenge, l, now); err != nil {
 				return err
 			}
 		}
-		warning, err := i.mayWarn(ctx, tx, s.number, try.tripped && !right && c.Reason != "customer-erased" && c.Customer != "", now)
+		// Only a wrong private code is cause: a right one opened the lane again.
+		warning, err := i.mayWarn(ctx, tx, s.number, try.tripped && try.Reason != "" && c.Reason != "customer-erased" && c.Customer != "", now)
 		if err != nil {
 			return err
 		}
-		send, err := i.mayMessage(ctx, tx, s, right || warning, now)
+		send, err := i.mayMessage(ctx, tx, s, right && c.Method == BySMS || warning, now)
 		if err != nil {
 			return err
 		}
 		var slot [][]byte
 		mail := letter{}
-		if send && right {
+		if right && (send || c.Method != BySMS) {
 			// Each lane has its own, or whoever knows the private code could void every code that the
 			// customer's own device is sent.
 			slot = i.slotKeys(purposeLogin, string(c.Customer), laneOf)
@@ -274,10 +298,10 @@ func (i *Identity) recordLogin(ctx context.Context, by actor.Actor, s starter, t
 			return err
 		}
 		if send {
-			mail = letter{To: s.number, Text: i.codeText(code), Customer: c.Customer, Known: c.Known}
+			mail = letter{To: s.number, Text: i.codeText(code), Customer: c.Customer, Known: c.Known, Login: true}
 		}
 		if send && warning {
-			mail.Text = i.attackText()
+			mail.Text, mail.Login = i.attackText(), false
 		}
 		if err := i.post(ctx, tx, mail, now); err != nil {
 			return err
@@ -302,15 +326,16 @@ func (i *Identity) recordLogin(ctx context.Context, by actor.Actor, s starter, t
 // CompleteLogin exchanges the one-time code for a session that may write. When all three factors are
 // right and the device is new, it becomes a pending device of the customer and nothing more.
 func (i *Identity) CompleteLogin(ctx context.Context, by actor.Actor, login string, code secret.Value, deviceName string) (Tokens, error) {
-	return i.CompleteLoginFor(ctx, by, login, code, deviceName, "")
+	return i.CompleteLoginBy(ctx, by, login, Answer{Code: code, DeviceName: deviceName})
 }
 
-// CompleteLoginFor is CompleteLogin for a session of the scopes, which are separated by spaces.
-func (i *Identity) CompleteLoginFor(ctx context.Context, by actor.Actor, login string, code secret.Value, deviceName, scope string) (out Tokens, err error) {
-	if scope, err = readScope(scope); err != nil {
+// CompleteLoginBy is CompleteLogin with the answer that the method of its start asks for.
+func (i *Identity) CompleteLoginBy(ctx context.Context, by actor.Actor, login string, answered Answer) (out Tokens, err error) {
+	scope, err := readScope(answered.Scope)
+	if err != nil {
 		return out, err
 	}
-	err = i.finishLogin(ctx, by, login, code, deviceName, func(tx *db.Tx, d deviceRow, e *audit.Event, now time.Time) (err error) {
+	err = i.finishLogin(ctx, by, login, answered, func(tx *db.Tx, d deviceRow, e *audit.Event, now time.Time) (err error) {
 		out, err = i.newSession(ctx, tx, by, d, scope, now)
 		e.Resource = "session " + out.Session
 		return err
@@ -321,9 +346,9 @@ func (i *Identity) CompleteLoginFor(ctx context.Context, by actor.Actor, login s
 	return out, nil
 }
 
-// finishLogin checks the one-time code, and has give make what a login by the device is to give.
-func (i *Identity) finishLogin(ctx context.Context, by actor.Actor, login string, code secret.Value, deviceName string,
-	give func(tx *db.Tx, d deviceRow, e *audit.Event, now time.Time) error) error {
+// finishLogin checks the second step, and has give make what a login by the device is to give.
+func (i *Identity) finishLogin(ctx context.Context, by actor.Actor, login string, answered Answer,
+	give func(tx *db.Tx, d deviceRow, e *audit.Event, now time.Time) error) (err error) {
 	if by.Key == "" {
 		return errNotDevice
 	}
@@ -343,6 +368,18 @@ func (i *Identity) finishLogin(ctx context.Context, by actor.Actor, login string
 		return err
 	}
 	event.Customer = state.Customer
+	level, err := i.attested(by.Key, answered.Attestation)
+	if err != nil {
+		return i.denied(ctx, by, event, errAttestationRefused.Slug(), row.id, problem.Of(err))
+	}
+	if state.Method != BySMS && state.Method != "" {
+		began := time.Now()
+		defer func() {
+			if err != nil {
+				time.Sleep(time.Until(began.Add(answerFloor)))
+			}
+		}()
+	}
 	ctx, cancel := settle(ctx)
 	defer cancel()
 
@@ -364,7 +401,7 @@ func (i *Identity) finishLogin(ctx context.Context, by actor.Actor, login string
 		if err := setTries(ctx, tx, row.id, row.tries-1); err != nil {
 			return err
 		}
-		matches, err := i.codeMatches(row, by.Key, code)
+		matches, why, err := i.secondStep(ctx, tx, row, state, by.Key, answered, now)
 		if err != nil {
 			return err
 		}
@@ -387,6 +424,8 @@ func (i *Identity) finishLogin(ctx context.Context, by actor.Actor, login string
 			reason = "expired-code"
 		case l.isBlocked(now):
 			reason = "locked-out"
+		case why != "":
+			reason = why
 		case !matches:
 			reason = "wrong-one-time-code"
 			l.charge(now)
@@ -420,6 +459,9 @@ func (i *Identity) finishLogin(ctx context.Context, by actor.Actor, login string
 				return err
 			}
 		}
+		if err := i.dropExpired(ctx, tx, by, state.Customer, now); err != nil {
+			return err
+		}
 		device, has, err := i.rows.deviceByKey(ctx, tx, state.Customer, by.Key)
 		if err != nil {
 			return err
@@ -427,17 +469,29 @@ func (i *Identity) finishLogin(ctx context.Context, by actor.Actor, login string
 		switch {
 		case has && device.status == revoked:
 			return refuse("revoked-device", errLoginFailed)
-		case has && device.status == pending:
-			return refuse("device-pending", devicePending(device.id))
+		case !has && level == "" && i.Attest.Policy == AttestRequired:
+			return refuse(errAttestationRequired.Slug(), errAttestationRequired)
 		case !has:
-			device, err = i.addDevice(ctx, tx, by, state.Customer, deviceName, now)
+			device, err = i.addDevice(ctx, tx, by, state.Customer, answered.DeviceName, now)
 			if errors.Is(err, errTooManyDevices) {
 				return refuse(errTooManyDevices.Slug(), errTooManyDevices)
 			}
 			if err != nil {
 				return err
 			}
-			return refuse("device-pending", devicePending(device.id))
+		}
+		if err := i.vouched(ctx, tx, device, level); err != nil {
+			return err
+		}
+		if device.status == pending {
+			in, p, err := i.await(ctx, tx, by, device, now)
+			if err != nil {
+				return err
+			}
+			if !in {
+				return refuse("device-pending", p)
+			}
+			device.status = authorised
 		}
 		if err := i.liftCeiling(ctx, tx, state, now); err != nil {
 			return err
@@ -488,8 +542,9 @@ func (i *Identity) liftCeiling(ctx context.Context, tx *db.Tx, state challenge, 
 	return putLane(ctx, tx, keys, l, now)
 }
 
-func devicePending(device string) *problem.Problem {
-	return problem.New(problem.Forbidden, "device-pending", "This device is new. Approve it from a device that you have authorised, then log in again.").With("device", device)
+func devicePending(device, number string) *problem.Problem {
+	return problem.New(problem.Forbidden, "device-pending", "This device is new. Type its number into a device that you have authorised, then log in again.").
+		With("device", device).With("number", number)
 }
 
 // addDevice makes by's key a pending device of the customer.

@@ -60,7 +60,7 @@ func (i *Identity) AuthorizeLogin(ctx context.Context, by actor.Actor, login str
 	if !challengeForm.MatchString(ask.Challenge) {
 		return out, errInvalidChallenge
 	}
-	err = i.finishLogin(ctx, by, login, code, deviceName, func(tx *db.Tx, d deviceRow, _ *audit.Event, now time.Time) error {
+	err = i.finishLogin(ctx, by, login, Answer{Code: code, DeviceName: deviceName}, func(tx *db.Tx, d deviceRow, _ *audit.Event, now time.Time) error {
 		token, hash := newToken(codePrefix)
 		out = token
 		return i.rows.insertCode(ctx, tx, codeRow{hash: hash, customer: d.customer, device: d.id, jkt: d.jkt, AuthorizationRequest: ask,

@@ -25,6 +25,7 @@ type letter struct {
 	Text     string      `json:"text"`
 	Customer customer.ID `json:"customer,omitempty"`
 	Known    bool        `json:"known,omitempty"` // it is for a known device
+	Login    bool        `json:"login,omitempty"` // it holds the code of a login
 	Made     int64       `json:"made"`
 	Via      string      `json:"via,omitempty"`   // the provider that accepted it
 	Tried    []string    `json:"tried,omitempty"` // providers that accepted it and did not deliver
@@ -161,9 +162,15 @@ func (i *Identity) deliverOne(ctx context.Context, row outboxRow) error {
 	if err := i.openBlank("sms_outbox", row.id, row.sealed, &l); err != nil {
 		return err
 	}
-	sending, cancel := context.WithTimeout(ctx, deliveryTime)
-	err := i.carry(sending, row.id, &l)
-	cancel()
+	held, err := i.simChanged(ctx, l, row.id)
+	if held {
+		return err
+	}
+	if err == nil {
+		sending, cancel := context.WithTimeout(ctx, deliveryTime)
+		err = i.carry(sending, row.id, &l)
+		cancel()
+	}
 	if ctx.Err() != nil && err != nil {
 		return nil // we are stopping; the claim ends and somebody tries again
 	}

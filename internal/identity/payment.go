@@ -280,7 +280,7 @@ func (i *Identity) SendPaymentCode(ctx context.Context, by actor.Actor, payment 
 	if err != nil {
 		return Started{}, err
 	}
-	return Started{payment, CodeLifetime}, nil
+	return Started{ID: payment, Expires: CodeLifetime}, nil
 }
 
 // AuthorisePayment authorises a payment with the one-time code, from the device that the code was sent

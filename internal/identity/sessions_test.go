@@ -19,7 +19,7 @@ func (h *house) loginFor(to, key, scope string) Tokens {
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	t, err := h.CompleteLoginFor(context.Background(), from(key), s.ID, value(h.code(to)), "Another", scope)
+	t, err := h.CompleteLoginBy(context.Background(), from(key), s.ID, Answer{Code: value(h.code(to)), DeviceName: "Another", Scope: scope})
 	if err != nil {
 		h.t.Fatal(err)
 	}
@@ -136,7 +136,7 @@ func TestPSD2_RTS_4_ScopesEndByThemselves(t *testing.T) {
 		h.clk.Advance(5 * time.Minute)
 		_, err = h.Refresh(t.Context(), from(ada.jkt), paying.Refresh)
 		want(t, err, "invalid-refresh-token")
-		_, err = h.CompleteLoginFor(t.Context(), from(ada.jkt), "log_x", value("000000"), "", "everything")
+		_, err = h.CompleteLoginBy(t.Context(), from(ada.jkt), "log_x", Answer{Code: value("000000"), Scope: "everything"})
 		want(t, err, "invalid-scope")
 	})
 }

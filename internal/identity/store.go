@@ -581,6 +581,8 @@ var sweeps = []struct {
 	{`DELETE FROM sms_outbox WHERE id IN (SELECT id FROM sms_outbox WHERE expires_at < $1 AND next_at < $1 LIMIT $2)`, time.Minute},
 	{`DELETE FROM sms_sent WHERE id IN (SELECT id FROM sms_sent WHERE expires_at < $1 LIMIT $2)`, time.Minute},
 	{`DELETE FROM code_reset WHERE customer_id IN (SELECT customer_id FROM code_reset WHERE expires_at < $1 LIMIT $2)`, 0},
+	{`DELETE FROM vouch WHERE expires_at < $1 AND subject IN (SELECT subject FROM vouch WHERE expires_at < $1 LIMIT $2)`, 0},
+	{`DELETE FROM notice WHERE id IN (SELECT id FROM notice WHERE made_at < $1 LIMIT $2)`, noticesKept},
 	// A lane at its ceiling is only opened by a login, never by time.
 	{`DELETE FROM throttle WHERE lane IN (SELECT lane FROM throttle WHERE updated_at < $1 AND total < 100 LIMIT $2)`, 90 * 24 * time.Hour},
 }

@@ -106,3 +106,6 @@ func (n *Nonces) check(nonce string) (made time.Time, ok bool) {
 	}
 	return time.Unix(int64(binary.BigEndian.Uint64(raw[4:])), 0), true
 }
+
+// MadeAt returns when a nonce was made, if it is one of ours, however old it is.
+func (n *Nonces) MadeAt(nonce string) (time.Time, bool) { return n.read(nonce) }
