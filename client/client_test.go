@@ -108,7 +108,7 @@ func TestJourney(t *testing.T) {
 	if device != "dev_2" {
 		t.Fatal(device)
 	}
-	if err := c.ApproveDevice(ctx, device); err != nil {
+	if err := c.ApproveDevice(ctx, device, "047"); err != nil {
 		t.Fatal(err)
 	}
 	devices, err := c.Devices(ctx)
@@ -456,7 +456,7 @@ func TestExpiredTokenIsRefreshedOnce(t *testing.T) {
 	c.SetNow(func() time.Time { return time.Now().Add(59*time.Second + 500*time.Millisecond) })
 	for range 32 {
 		wg.Go(func() {
-			if err := c.ApproveDevice(ctx, "dev_1"); err != nil {
+			if err := c.ApproveDevice(ctx, "dev_1", "047"); err != nil {
 				t.Error(err)
 			}
 		})
@@ -607,7 +607,7 @@ func TestRetries(t *testing.T) {
 	}
 	ctx := context.Background()
 	read := func(c *client.Client) error { _, err := c.Session(ctx); return err }
-	write := func(c *client.Client) error { return c.ApproveDevice(ctx, "dev_1") }
+	write := func(c *client.Client) error { return c.ApproveDevice(ctx, "dev_1", "047") }
 	refuse := func(status int, slug, retryAfter string) func(f *fake, w http.ResponseWriter) {
 		return func(f *fake, w http.ResponseWriter) {
 			if retryAfter != "" {

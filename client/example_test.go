@@ -105,7 +105,7 @@ func ExampleClient_ApproveDevice() {
 	var p *client.Problem
 	if errors.Is(err, client.ErrDevicePending) && errors.As(err, &p) {
 		fmt.Println("awaits approval:", p.Text("device"))
-		err = phone.ApproveDevice(ctx, p.Text("device"))
+		err = phone.ApproveDevice(ctx, p.Text("device"), "047") // which the customer reads and types
 	}
 	fmt.Println(err)
 	// Output:

@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -66,6 +67,8 @@ func (r *Registration) Complete(ctx context.Context, code, privateCode, deviceNa
 type Login struct {
 	ID        string // "log_…"
 	ExpiresAt time.Time
+	// Passkey is what the platform's passkey call takes, when LoginBy was asked for one.
+	Passkey json.RawMessage
 
 	client *Client
 }
@@ -82,13 +85,18 @@ func (c *Client) Login(ctx context.Context, phone, privateCode string) (*Login, 
 	if err != nil {
 		return nil, err
 	}
-	return &Login{a.Login, c.now().Add(time.Duration(a.ExpiresIn) * time.Second), c}, nil
+	return &Login{ID: a.Login, ExpiresAt: c.now().Add(time.Duration(a.ExpiresIn) * time.Second), client: c}, nil
 }
 
 // Complete ends the login with the code that came by SMS, and begins the Client's session.
 // ErrLoginFailed does not say which factor was wrong. ErrDevicePending means that all were right but
 // the device is new: it is the problem's Text("device"), and must be approved from another one.
 func (l *Login) Complete(ctx context.Context, code, deviceName string) (Tokens, error) {
+	return l.CompleteWith(ctx, LoginAnswer{Code: code, DeviceName: deviceName})
+}
+
+// CompleteWith is Complete with a passkey's answer, or with what vouches for a new device.
+func (l *Login) CompleteWith(ctx context.Context, answer LoginAnswer) (Tokens, error) {
 	p, err := path("logins", l.ID, "complete")
 	if err != nil {
 		return Tokens{}, err
@@ -97,7 +105,7 @@ func (l *Login) Complete(ctx context.Context, code, deviceName string) (Tokens, 
 	_, err = l.client.call(ctx, request{
 		method: http.MethodPost,
 		path:   p,
-		body:   map[string]string{"code": code, "device_name": deviceName},
+		body:   answer,
 	}, &a)
 	if err != nil {
 		return Tokens{}, err
@@ -152,6 +160,9 @@ type Device struct {
 	AddedAt    time.Time    `json:"added_at"`
 	LastSeenAt time.Time    `json:"last_seen_at"` // zero when it was never used
 	Current    bool         `json:"current"`      // it is this one
+
+	Attestation string `json:"attestation"` // what vouches for its key, or ""
+	Risk        string `json:"risk"`        // low, medium or high
 }
 
 // DeviceStatus says what a device may do.
@@ -173,13 +184,15 @@ func (c *Client) Devices(ctx context.Context) ([]Device, error) {
 	return a.Devices, err
 }
 
-// ApproveDevice lets a pending device in. The customer must have been asked.
-func (c *Client) ApproveDevice(ctx context.Context, device string) error {
+// ApproveDevice lets a pending device in. Number is what the customer reads on that device, where it came
+// as the problem's Text("number"), and types into this one: never show it here. After three wrong ones
+// (ErrWrongNumber) the device is refused for good.
+func (c *Client) ApproveDevice(ctx context.Context, device, number string) error {
 	p, err := path("devices", device, "approve")
 	if err != nil {
 		return err
 	}
-	_, err = c.call(ctx, request{method: http.MethodPost, path: p, proof: bySession}, nil)
+	_, err = c.call(ctx, request{method: http.MethodPost, path: p, proof: bySession, body: map[string]string{"number": number}}, nil)
 	return err
 }
 

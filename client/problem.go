@@ -69,6 +69,8 @@ const (
 	ErrWeakPrivateCode    Slug = "weak-private-code"     // choose another; see Detail
 	ErrLoginFailed        Slug = "login-failed"          // one of the factors is wrong; which one is not said
 	ErrDevicePending      Slug = "device-pending"        // all factors are right; the device, Text("device"), awaits approval
+	ErrWrongNumber        Slug = "wrong-number"          // not the number that the new device shows
+	ErrStepUpNeeded       Slug = "step-up-needed"        // log in again, and repeat it in the new session
 	ErrSessionRevoked     Slug = "session-revoked"       // log in again
 	ErrInvalidRefresh     Slug = "invalid-refresh-token" // log in again
 	ErrInvalidToken       Slug = "invalid-token"         // the session has ended

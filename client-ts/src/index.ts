@@ -201,9 +201,11 @@ export class Strongroom {
     return ((await this.#call({ method: "GET", path: "/v1/devices", session: true })).json as Answer<"list-devices">).devices;
   }
 
-  /** Lets a pending device in. The customer must have been asked. */
-  async approveDevice(device: string): Promise<void> {
-    await this.#call({ method: "POST", path: path("devices", device, "approve"), session: true });
+  /** Lets a pending device in. The number is what the customer reads on that device, where it came as
+   * `members.number`, and types into this one: never show it here. After three wrong ones (wrong-number) the
+   * device is refused for good. */
+  async approveDevice(device: string, number: string): Promise<void> {
+    await this.#call({ method: "POST", path: path("devices", device, "approve"), session: true, body: { number } });
   }
 
   /** Shuts a device out and ends its sessions at once. */
@@ -374,7 +376,7 @@ export class Login {
   constructor(
     readonly id: string,
     /** Ends the login and begins the session. device-pending means that all was right, but the device,
-     * `members.device`, must be approved from another one. */
+     * `members.device`, must be approved from another one by typing `members.number`. */
     readonly complete: (code: string, deviceName: string) => Promise<Tokens>,
   ) {}
 }

@@ -80,7 +80,7 @@ test("a customer's way: register, log in, records, devices, log out", async () =
   let sent = await codeFor(ada.phone, ada.sent.at);
   const err = await login.complete(sent.code, "Tablet").catch((e) => e);
   assert.ok(refused("device-pending")(err));
-  await ada.app.approveDevice(err.members.device);
+  await ada.app.approveDevice(err.members.device, err.members.number);
   login = await two.app.login(ada.phone, privateCode);
   sent = await codeFor(ada.phone, sent.at);
   await login.complete(sent.code, "Tablet");

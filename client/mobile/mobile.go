@@ -193,9 +193,9 @@ func (a *App) Devices() (string, error) {
 	return string(text), err
 }
 
-// ApproveDevice lets a pending device in.
-func (a *App) ApproveDevice(device string) error {
-	return a.client.ApproveDevice(context.Background(), device)
+// ApproveDevice lets a pending device in. Number is what the customer reads on that device and types here.
+func (a *App) ApproveDevice(device, number string) error {
+	return a.client.ApproveDevice(context.Background(), device, number)
 }
 
 // RevokeDevice shuts a device out.

@@ -5,6 +5,7 @@ package actor
 import (
 	"context"
 	"net/netip"
+	"strings"
 
 	"strongroom/internal/customer"
 )
@@ -27,6 +28,7 @@ type Actor struct {
 	ID      string     // customer.ID, service name, staff name or job name; empty for Anonymous
 	Device  string     // the customer's device; empty otherwise
 	Session string     // the session; empty without one
+	Scope   string     // what the session may do, with spaces between (RFC 6749 section 3.3); empty without one
 	Key     string     // JWK SHA-256 thumbprint (RFC 7638) of the key that proved this request
 	Address netip.Addr // where the request came from; the zero Addr for System
 	Request string     // id of the request, as in logs and answers
@@ -41,6 +43,16 @@ func (a Actor) Customer() customer.ID {
 		return ""
 	}
 	return customer.ID(a.ID)
+}
+
+// May reports whether the session of the actor has the scope.
+func (a Actor) May(scope string) bool {
+	for s := range strings.SplitSeq(a.Scope, " ") {
+		if s == scope && s != "" {
+			return true
+		}
+	}
+	return false
 }
 
 type contextKey struct{}

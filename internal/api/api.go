@@ -28,7 +28,7 @@ import (
 
 // The ways in which an operation may ask its caller to prove who they are.
 const (
-	Session = "session" // a customer's access token and a DPoP proof by the device it is bound to
+	Session = "session" // a customer's access token, of the scopes listed, and a DPoP proof by the device it is bound to
 	Device  = "device"  // a DPoP proof alone: the caller holds a key, and is otherwise unknown
 	None    = "none"    // nothing: only what is public may say so
 	Service = "service" // a client certificate, on the listener that asks for one
@@ -39,6 +39,9 @@ const (
 type Authenticator interface {
 	// Session checks access token and proof. Its errors are problems.
 	Session(ctx context.Context, r *http.Request) (actor.Actor, error)
+	// Permit refuses an actor that Session returned when its session lacks one of the scopes that the
+	// operation asks for, which may be none. Its errors are problems.
+	Permit(ctx context.Context, by actor.Actor, scopes []string) error
 	// Device checks the proof alone. Its errors are problems.
 	Device(ctx context.Context, r *http.Request) (actor.Actor, error)
 	// Nonce returns the nonce that the next proof must carry (RFC 9449 section 8).
@@ -131,7 +134,9 @@ func authenticate(api huma.API, auth Authenticator, ctx huma.Context, next func(
 		next(ctx)
 		return
 	case how == Session:
-		by, err = auth.Session(r.Context(), r)
+		if by, err = auth.Session(r.Context(), r); err == nil {
+			err = auth.Permit(r.Context(), by, ctx.Operation().Security[0][Session])
+		}
 	case how == Device:
 		by, err = auth.Device(r.Context(), r)
 	}

@@ -36,6 +36,13 @@ func (g gate) Device(ctx context.Context, r *http.Request) (actor.Actor, error) 
 	return g.Session(ctx, r)
 }
 
+func (gate) Permit(_ context.Context, _ actor.Actor, scopes []string) error {
+	if len(scopes) > 0 {
+		return problem.New(problem.Forbidden, "insufficient-scope", "Ask for %s.", scopes[0])
+	}
+	return nil
+}
+
 func (gate) Nonce() string { return "nonce" }
 
 type nameInput struct {

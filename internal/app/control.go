@@ -43,6 +43,7 @@ type Operator interface {
 	RootOperator
 	PinOperator
 	BackupOperator
+	LoginOperator
 	// Close lets go of the installation.
 	Close() error
 }
@@ -90,6 +91,7 @@ func serveControl(house *House, data string, log *slog.Logger) (*control, error)
 	c.customerKeyRoutes(mux)
 	mux.HandleFunc("POST /root-move", c.rootMove)
 	mux.HandleFunc("POST /pins", c.pins)
+	c.loginRoutes(mux)
 	c.server = &http.Server{
 		Handler:           mux,
 		ReadHeaderTimeout: 5 * time.Second,

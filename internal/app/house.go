@@ -44,7 +44,7 @@ const databaseFile = "strongroom-1.db"
 
 // Check returns every fault of the settings, those that only a room can see included.
 func Check(c config.Config) error {
-	err := c.Validate()
+	err := errors.Join(c.Validate(), checkBirthDate(c))
 	if _, wrong := pinned(c); wrong != nil {
 		err = errors.Join(err, wrong)
 	}

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -47,15 +48,16 @@ type Options struct {
 
 // Server is a house with its doors open.
 type Server struct {
-	house   *House
-	edge    *edge.Server
-	control *control
-	records *vault.Vault
-	feed    *audit.Feed
-	page    *assurance.Page
-	public  *http.ServeMux // what the app listener serves
-	stop    context.CancelFunc
-	urls    URLs
+	house    *House
+	edge     *edge.Server
+	control  *control
+	records  *vault.Vault
+	feed     *audit.Feed
+	page     *assurance.Page
+	public   *http.ServeMux // what the app listener serves
+	stop     context.CancelFunc
+	urls     URLs
+	identity *identity.Identity
 }
 
 // Serve opens the installation in c.Data and its doors. It returns once every listener serves.
@@ -126,13 +128,11 @@ func (s *Server) rooms(o Options) (http.Handler, error) {
 		mux.Handle("/pocket/", pocket.Handler())
 		sender = inbox
 	} else {
-		key, err := c.SMS.Secret.Read()
+		route, err := gateways(context.Background(), c)
 		if err != nil {
-			return nil, &config.Error{Key: "sms.secret", Problem: err.Error()}
+			return nil, err
 		}
-		if sender, err = sms.NewWebhook(sms.WebhookOptions{URL: c.SMS.Webhook, Secret: key, Clock: clock.System}); err != nil {
-			return nil, &config.Error{Key: "sms.webhook", Problem: err.Error()}
-		}
+		sender = route
 	}
 	starts := identity.Rate{Limit: c.Login.StartsPerHour, Per: time.Hour}
 	options := identity.Options{
@@ -145,10 +145,19 @@ func (s *Server) rooms(o Options) (http.Handler, error) {
 		AccessLifetime:  c.Login.AccessLifetime,
 		IdleLifetime:    c.Login.IdleLifetime,
 		SessionLifetime: c.Login.SessionLifetime,
+		PaymentIdle:     c.Login.PaymentIdle,
+		ReadIdle:        c.Login.ReadIdle,
+		ReadLifetime:    c.Login.ReadLifetime,
+		StepUpAge:       c.Login.StepUpAge,
 		Limits: identity.Limits{
 			Registrations: starts, Logins: starts,
 			NumberHourly: c.SMS.NumberHourly, NumberDaily: c.SMS.NumberDaily, Daily: c.SMS.DailyCap,
 		},
+	}
+	options.Findings = h.Findings
+	loginOptions(&options, c, h.Vault)
+	if err := deviceOptions(&options, c); err != nil {
+		return nil, err
 	}
 	if c.Login.Origin != "" {
 		options.Origins = []string{c.Login.Origin}
@@ -159,6 +168,9 @@ func (s *Server) rooms(o Options) (http.Handler, error) {
 	}
 	surface := api.New(mux, id, api.Options{Title: "Strongroom", Version: o.Version, Log: h.log})
 	id.Register(surface)
+	id.RegisterOAuth(mux)
+	s.identity = id
+	mux.Handle("POST "+identity.ReceiptPath+"{provider}", id.Receipts())
 	h.Vault.Register(surface)
 	s.records = h.Vault
 
@@ -204,7 +216,7 @@ func (s *Server) doors(c config.Config, o Options, appHandler, serviceHandler ht
 		bodies   []edge.Body
 		types    []string // of bodies; nil is JSON alone
 	}{
-		{"app", c.Listeners.App, edge.Public, len(c.Listeners.App.Allow) == 0, appHandler, blobBodies, nil},
+		{"app", c.Listeners.App, edge.Public, len(c.Listeners.App.Allow) == 0, appHandler, slices.Concat(appBodies, receiptBodies), nil},
 		{"service", c.Listeners.Service, edge.Mutual, false, serviceHandler, serviceBodies, []string{"application/json", "application/merge-patch+json"}},
 		{"admin", c.Listeners.Admin, edge.Public, false, s.admin(), nil, nil},
 	} {

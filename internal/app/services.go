@@ -10,6 +10,7 @@ import (
 	"strongroom/internal/clock"
 	"strongroom/internal/edge"
 	"strongroom/internal/events"
+	"strongroom/internal/identity"
 	"strongroom/internal/once"
 	"strongroom/internal/policy"
 	"strongroom/internal/problem"
@@ -21,6 +22,11 @@ var serviceBodies = append([]edge.Body{{
 	Method: http.MethodPost, Prefix: transit.BatchPath, Limit: transit.MaxBatchBody, ContentTypes: []string{"application/json"},
 }, {
 	Method: http.MethodPost, Prefix: events.BatchPath, Limit: events.MaxBody, ContentTypes: []string{events.BatchType},
+}}, appBodies...) // the form is that of introspection
+
+// appBodies are the bodies of both listeners that are no JSON: documents, and the forms of OAuth.
+var appBodies = append([]edge.Body{{
+	Method: http.MethodPost, Prefix: identity.OAuthPrefix, Limit: identity.MaxForm, ContentTypes: []string{identity.FormType},
 }}, blobBodies...)
 
 // services returns what the service listener serves: the vault and named keys, as far as the policies permit.
@@ -41,6 +47,9 @@ func (s *Server) services(ctx context.Context, o Options) (http.Handler, error) 
 	s.feed.Register(surface)
 	h.events(policies, book).Register(surface)
 	mux.Handle(audit.TilesPath, h.tilesForServices(policies))
+	logins := s.identity.ForServices(policies)
+	logins.Register(surface)
+	logins.RegisterOAuth(mux)
 	h.Jobs.Add(book.Job())
 	return mux, nil
 }

@@ -10,6 +10,7 @@
 package config
 
 import (
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -54,6 +55,7 @@ type Config struct {
 	Keys          Keys         `yaml:"keys"`
 	Listeners     Listeners    `yaml:"listeners"`
 	Login         Login        `yaml:"login"`
+	Devices       Devices      `yaml:"devices"`
 	SMS           SMS          `yaml:"sms"`
 	Log           Log          `yaml:"log"`
 	Audit         Audit        `yaml:"audit"`
@@ -169,24 +171,78 @@ type Login struct {
 	// AllowTestNumbers accepts numbers that regulators reserve for drama (dev only).
 	AllowTestNumbers bool `yaml:"allow_test_numbers"`
 	// PrivateCodeMinLength is in characters: 8 or more; 6 or 7 is weaker than NIST SP 800-63B-4
-	// asks of a centrally verified secret, and is allowed in dev only.
+	// asks of a centrally verified secret.
 	PrivateCodeMinLength int `yaml:"private_code_min_length"`
 	// BcryptCost is bcrypt's cost, 10 to 15.
 	BcryptCost int `yaml:"bcrypt_cost"`
 	// HashWorkers is how many cores bcrypt may use at once; 0 means half of them.
 	HashWorkers int `yaml:"hash_workers"`
-	// AccessLifetime is the life of an access token, IdleLifetime ends an unused session, and
-	// SessionLifetime ends every session.
+	// AccessLifetime is the life of an access token. IdleLifetime ends the scope write of an unused
+	// session, and SessionLifetime ends write and payment in any case.
 	AccessLifetime  time.Duration `yaml:"access_lifetime"`
 	IdleLifetime    time.Duration `yaml:"idle_lifetime"`
 	SessionLifetime time.Duration `yaml:"session_lifetime"`
+	// PaymentIdle ends the scope payment of an unused session, at most 5 minutes (PSD2 RTS art. 4).
+	PaymentIdle time.Duration `yaml:"payment_idle"`
+	// ReadIdle and ReadLifetime end the scope read, which apps ask for by name.
+	ReadIdle     time.Duration `yaml:"read_idle"`
+	ReadLifetime time.Duration `yaml:"read_lifetime"`
+	// StepUpAge is the oldest login that a session may do dangerous deeds with.
+	StepUpAge time.Duration `yaml:"step_up_age"`
 	// StartsPerHour bounds the registrations and logins that one source address may start.
 	StartsPerHour int `yaml:"starts_per_hour"`
+	// CodeResetHold is how long a customer who forgot the private code waits before choosing another.
+	CodeResetHold time.Duration `yaml:"code_reset_hold"`
+	// BirthDate names the collection and the field of customers' birth dates, "profile.birth_date", which
+	// private codes must not hold; empty means that none are kept.
+	BirthDate string `yaml:"birth_date"`
+	// Brand is what messages call the operator.
+	Brand string `yaml:"brand"`
+	// WebOTPHost ends messages with the line that lets browsers fill in a code for that host alone;
+	// AndroidAppHash with the 11 characters by which Android's SMS Retriever knows the app. One of them.
+	WebOTPHost     string `yaml:"webotp_host"`
+	AndroidAppHash string `yaml:"android_app_hash"`
+}
+
+// Devices holds the rules of customers' devices.
+type Devices struct {
+	// Max is how many a customer may have, those included that wait for approval.
+	Max int `yaml:"max"`
+	// Attestation says whether the maker of a new device must vouch for its key (Android Key
+	// Attestation, Apple App Attest): off, when-sent or required.
+	Attestation string `yaml:"attestation"`
+	// AndroidPackages and AndroidSigners (SHA-256 of the signing certificates, hex) name the Android
+	// apps, AppleApps (team and bundle) those of iOS. The keys of others are not vouched for.
+	AndroidPackages []string `yaml:"android_packages"`
+	AndroidSigners  []string `yaml:"android_signers"`
+	AppleApps       []string `yaml:"apple_apps"`
+	// PasskeyDomain is the domain that passkeys are made for; empty: none are. PasskeyOrigins are the
+	// https origins of web and iOS apps, PasskeyApps the android:apk-key-hash:… of Android apps.
+	PasskeyDomain  string   `yaml:"passkey_domain"`
+	PasskeyOrigins []string `yaml:"passkey_origins"`
+	PasskeyApps    []string `yaml:"passkey_apps"`
+	// CancelURL is the page that cancels a change of number; the code is added to it. Empty: the
+	// message to the old number holds the code alone.
+	CancelURL string `yaml:"cancel_url"`
+}
+
+// SignerHashes returns AndroidSigners as bytes, or an error that names the one that is none.
+func (d Devices) SignerHashes() ([][]byte, error) {
+	var out [][]byte
+	for _, s := range d.AndroidSigners {
+		b, err := hex.DecodeString(strings.ReplaceAll(s, ":", ""))
+		if err != nil || len(b) != 32 {
+			return nil, fmt.Errorf("%q is no SHA-256 in hex", s)
+		}
+		out = append(out, b)
+	}
+	return out, nil
 }
 
 // SMS says how one-time codes travel.
 type SMS struct {
-	// Sender is "inbox" (dev: messages are shown, never sent) or "webhook".
+	// Sender is "inbox" (dev: messages are shown, never sent), "webhook", or "providers": those below, in
+	// that order, each when the ones before it fail.
 	Sender string `yaml:"sender"`
 	// Webhook is the HTTPS address of the gateway; each request is signed with Secret.
 	Webhook string `yaml:"webhook"`
@@ -197,6 +253,46 @@ type SMS struct {
 	NumberDaily  int `yaml:"number_daily"`
 	// DailyCap bounds all messages of a day.
 	DailyCap int `yaml:"daily_cap"`
+	// CountryDaily and BlockDaily bound the messages of a day to numbers of one country, and to numbers
+	// alike but for their last four digits: registrations and logins from unknown devices, each.
+	CountryDaily int `yaml:"country_daily"`
+	BlockDaily   int `yaml:"block_daily"`
+	// DailySpend bounds what the messages of a day cost, in Currency, after Prices; 0 means no bound.
+	DailySpend float64 `yaml:"daily_spend"`
+	Currency   string  `yaml:"currency"`
+	// Prices are those of one segment of a message, by the beginning of the number.
+	Prices []Price `yaml:"prices"`
+	// Providers are asked in this order when Sender is "providers".
+	Providers []Provider `yaml:"providers"`
+}
+
+// Price is what a segment of a message costs.
+type Price struct {
+	Prefix string  `yaml:"prefix"` // of the number, without its plus sign; the longest that fits holds, "" fits all
+	Price  float64 `yaml:"price"`
+}
+
+// Provider is one gateway for messages.
+type Provider struct {
+	// Name is the provider's in receipts, events and logs: lower-case letters, digits and hyphens.
+	Name string `yaml:"name"`
+	// Kind is twilio, sns, vonage or webhook.
+	Kind string `yaml:"kind"`
+	// Account is Twilio's account SID, or Vonage's application id.
+	Account string `yaml:"account"`
+	// Key is the name of the API key: Twilio's SK…, or an AWS access key id (empty: the host's role).
+	Key string `yaml:"key"`
+	// Secret is that key's secret, Vonage's private key, or the webhook's shared secret.
+	Secret Secret `yaml:"secret"`
+	// ReceiptSecret checks delivery receipts: Twilio's auth token, or Vonage's signature secret. Empty:
+	// none are asked for.
+	ReceiptSecret Secret `yaml:"receipt_secret"`
+	// From is the sender that customers see; Twilio takes a messaging service's SID as well.
+	From string `yaml:"from"`
+	// Region is the AWS region.
+	Region string `yaml:"region"`
+	// URL is the webhook's https address; for the others another than their own.
+	URL string `yaml:"url"`
 }
 
 // Audit says what the trail takes in, compares, and sends on; see docs/audit.md.
@@ -431,6 +527,10 @@ func (c *Config) paths() []*string {
 	for i := range c.Audit.Sinks {
 		s := &c.Audit.Sinks[i]
 		list = append(list, &s.Path, &s.Secret.File, &s.CA, &s.Certificate, &s.Key)
+	}
+	for i := range c.SMS.Providers {
+		p := &c.SMS.Providers[i]
+		list = append(list, &p.Secret.File, &p.ReceiptSecret.File)
 	}
 	return append(list, c.Backup.paths()...)
 }

@@ -67,7 +67,15 @@ func TestRefusals(t *testing.T) {
 		{name: "bad variable", yaml: devBase, environ: []string{"STRONGROOM_LOGIN_BCRYPT_COST=x"}, want: []string{"STRONGROOM_LOGIN_BCRYPT_COST: is not a whole number"}},
 		{name: "live lacks everything", yaml: "environment: live\n", want: []string{
 			"login.origin: is missing", "listeners.app.certificate: is missing", "listeners.service.client_ca: is missing", "sms.webhook", "sms.secret", "root_key.passphrase"}},
-		{name: "dev things in live", yaml: "environment: live\nsms: {sender: inbox}\nlogin: {allow_test_numbers: true, private_code_min_length: 6}\n", want: []string{
+		{name: "providers", yaml: "sms: {sender: providers, daily_spend: 5, currency: euro, prices: [{prefix: '+44', price: 0}], providers: [" +
+			"{name: a, kind: twilio}, {name: a, kind: sns, url: 'http://x'}, {name: B, kind: pigeon, secret: {env: NOT_SET}}, {name: w, kind: webhook}]}\n", want: []string{
+			"sms.providers.a: lacks account", "sms.providers.a: is not a name of its own", "sms.providers.a: has no https", "sms.providers.a: lacks a region",
+			"sms.providers.B: is of no known kind", "sms.providers.B.secret", "sms.providers.w: has no https", "sms.currency", "sms.prices",
+		}},
+		{name: "login texts", yaml: "login: {brand: '', webotp_host: 'https://x', android_app_hash: short, birth_date: born, code_reset_hold: 1m}\n", want: []string{
+			"login.brand", "login.webotp_host", "login.android_app_hash: and webotp_host", "login.android_app_hash: is not 11", "login.birth_date", "login.code_reset_hold",
+		}},
+		{name: "dev things in live", yaml: "environment: live\nsms: {sender: inbox}\nlogin: {allow_test_numbers: true, private_code_min_length: 5}\n", want: []string{
 			"sms.sender: inbox shows one-time codes to anyone", "login.allow_test_numbers: is for dev only", "login.private_code_min_length"}},
 		{name: "sinks", yaml: devBase + "audit: {sinks: [{name: A, type: fax}, {name: w, type: webhook, url: 'http://h', path: x}, {name: w, type: syslog, address: h}, {name: f, type: file, key: k, format: xml, max_size: 1}]}\n", want: []string{
 			"audit.sinks[0].name: is not 1 to 32", "audit.sinks[0].type: is not a type", "audit.sinks[1].url: is not an https address", "audit.sinks[1].secret: names no secret",

@@ -33,12 +33,22 @@ func Default() Config {
 			AccessLifetime:       5 * time.Minute,
 			IdleLifetime:         time.Hour,
 			SessionLifetime:      24 * time.Hour,
+			PaymentIdle:          5 * time.Minute,
+			ReadIdle:             30 * 24 * time.Hour,
+			ReadLifetime:         90 * 24 * time.Hour,
+			StepUpAge:            15 * time.Minute,
 			StartsPerHour:        60,
+			CodeResetHold:        24 * time.Hour,
+			Brand:                "Strongroom",
 		},
-		SMS:    SMS{Sender: "webhook", NumberHourly: 5, NumberDaily: 10, DailyCap: 10_000},
-		Audit:  Audit{ClockSkew: 2 * time.Second, Online: 365 * 24 * time.Hour, Archive: 6 * 365 * 24 * time.Hour},
-		Log:    Log{Level: "info", Format: "json"},
 		Backup: defaultBackup(),
+		Devices: Devices{
+			Max: 5, Attestation: "when-sent",
+			AndroidPackages: []string{}, AndroidSigners: []string{}, AppleApps: []string{}, PasskeyOrigins: []string{}, PasskeyApps: []string{},
+		},
+		SMS:   SMS{Sender: "webhook", NumberHourly: 5, NumberDaily: 10, DailyCap: 10_000, CountryDaily: 5_000, BlockDaily: 100, Currency: "EUR"},
+		Audit: Audit{ClockSkew: 2 * time.Second, Online: 365 * 24 * time.Hour, Archive: 6 * 365 * 24 * time.Hour},
+		Log:   Log{Level: "info", Format: "json"},
 	}
 }
 
@@ -52,6 +62,7 @@ func ForDev(data string) Config {
 	c.Policies = "policies"
 	c.SMS.Sender = "inbox"
 	c.SMS.NumberHourly, c.SMS.NumberDaily, c.SMS.DailyCap = 10_000, 100_000, 1_000_000
+	c.SMS.CountryDaily, c.SMS.BlockDaily = 1_000_000, 1_000_000
 	c.Login.AllowTestNumbers = true
 	c.Login.DefaultRegion = "GB"
 	c.Login.BcryptCost = 10

@@ -52,6 +52,7 @@ func (c *Config) Validate() error {
 	}
 	v.duration("listeners.drain", c.Listeners.Drain, 0, 5*time.Minute)
 	v.login(c.Login, dev)
+	v.devices(c.Devices)
 	v.sms(c.SMS, dev)
 	v.duration("audit.clock_skew", c.Audit.ClockSkew, 100*time.Millisecond, time.Hour)
 	v.witnesses(c.Witnesses, dev)
@@ -209,17 +210,49 @@ func (v *validator) login(l Login, dev bool) {
 	v.check(dev || l.Origin != "", "login.origin", "is missing",
 		"write the https origin that apps use, for example https://api.example.com: proofs are bound to it")
 	v.check(dev || !l.AllowTestNumbers, "login.allow_test_numbers", "is for dev only", "remove it")
-	low := 8
-	if dev {
-		low = 6
-	}
-	v.between("login.private_code_min_length", l.PrivateCodeMinLength, low, 32)
+	v.between("login.private_code_min_length", l.PrivateCodeMinLength, 6, 32)
+	v.duration("login.code_reset_hold", l.CodeResetHold, time.Hour, 30*24*time.Hour)
+	v.check(l.BirthDate == "" || birthDate.MatchString(l.BirthDate), "login.birth_date", "is not collection.field", "write for example profile.birth_date")
+	v.check(l.Brand != "" && len(l.Brand) <= 32, "login.brand", "is empty or longer than 32 characters", "name your product, as customers know it")
+	v.check(l.WebOTPHost == "" || l.AndroidAppHash == "", "login.android_app_hash", "and webotp_host exclude each other", "a message has one end: keep the one that most customers use")
+	v.check(l.AndroidAppHash == "" || appHash.MatchString(l.AndroidAppHash), "login.android_app_hash", "is not 11 characters of base64", "compute it with AppSignatureHelper")
+	v.check(l.WebOTPHost == "" || host.MatchString(l.WebOTPHost), "login.webotp_host", "is not a host name", "write for example bank.example")
 	v.between("login.bcrypt_cost", l.BcryptCost, 10, 15)
 	v.between("login.hash_workers", l.HashWorkers, 0, 1024)
 	v.between("login.starts_per_hour", l.StartsPerHour, 1, 1<<30)
 	v.duration("login.access_lifetime", l.AccessLifetime, time.Second, 15*time.Minute)
 	v.duration("login.idle_lifetime", l.IdleLifetime, l.AccessLifetime, 30*24*time.Hour)
 	v.duration("login.session_lifetime", l.SessionLifetime, l.IdleLifetime, 90*24*time.Hour)
+	v.duration("login.payment_idle", l.PaymentIdle, time.Minute, 5*time.Minute)
+	v.duration("login.read_idle", l.ReadIdle, l.AccessLifetime, 90*24*time.Hour)
+	v.duration("login.read_lifetime", l.ReadLifetime, l.ReadIdle, 180*24*time.Hour)
+	v.duration("login.step_up_age", l.StepUpAge, time.Minute, 24*time.Hour)
+}
+
+var (
+	birthDate = regexp.MustCompile(`^[a-z][a-z0-9_-]*\.[a-z][a-z0-9_]*$`)
+	appHash   = regexp.MustCompile(`^[A-Za-z0-9+/]{11}$`)
+	host      = regexp.MustCompile(`^[a-z0-9-]+(\.[a-z0-9-]+)+$`)
+	provider  = regexp.MustCompile(`^[a-z][a-z0-9-]{0,30}$`)
+	prefix    = regexp.MustCompile(`^[0-9]{0,12}$`)
+	currency  = regexp.MustCompile(`^[A-Z]{3}$`)
+)
+
+func (v *validator) devices(d Devices) {
+	v.between("devices.max", d.Max, 1, 100)
+	v.check(slices.Contains([]string{"off", "when-sent", "required"}, d.Attestation), "devices.attestation", "is not off, when-sent or required", "")
+	_, err := d.SignerHashes()
+	v.check(err == nil, "devices.android_signers", fmt.Sprint(err), "write what apksigner verify --print-certs prints as SHA-256")
+	named := len(d.AppleApps) > 0 || len(d.AndroidPackages) > 0 && len(d.AndroidSigners) > 0
+	v.check(d.Attestation != "required" || named, "devices.attestation", "is required, and no app is named",
+		"write apple_apps, or android_packages and android_signers: no new device could be enrolled")
+	v.check(d.PasskeyDomain == "" || len(d.PasskeyOrigins)+len(d.PasskeyApps) > 0, "devices.passkey_origins", "is empty",
+		"write for example [https://app.example.com]")
+	for _, o := range d.PasskeyOrigins {
+		u, err := url.Parse(o)
+		v.check(err == nil && u.Scheme == "https" && u.Host != "" && u.Path == "", "devices.passkey_origins", fmt.Sprintf("%q is not an https origin", o), "")
+	}
+	v.check(d.CancelURL == "" || strings.HasPrefix(d.CancelURL, "https://"), "devices.cancel_url", "is not an https address", "")
 }
 
 func (v *validator) duration(key string, d, low, high time.Duration) {
@@ -238,8 +271,50 @@ func (v *validator) sms(s SMS, dev bool) {
 		v.check(err == nil && u.Scheme == "https" && u.Host != "" && u.User == nil, "sms.webhook", "is not an https address",
 			"name your gateway, for example https://sms.internal/send")
 		v.secret("sms.secret", s.Secret)
+	case "providers":
+		v.providers(s.Providers)
 	default:
-		v.check(false, "sms.sender", "is not a sender", "choose webhook, or inbox in dev")
+		v.check(false, "sms.sender", "is not a sender", "choose webhook, providers, or inbox in dev")
+	}
+	v.check(s.Sender == "providers" || len(s.Providers) == 0, "sms.providers", "are named and not used", "write sms.sender: providers")
+	v.between("sms.country_daily", s.CountryDaily, 1, 1<<30)
+	v.between("sms.block_daily", s.BlockDaily, 1, 1<<30)
+	v.check(s.DailySpend >= 0 && s.DailySpend <= 1e9, "sms.daily_spend", "is not from 0 to 1,000,000,000", "0 means no bound")
+	v.check(currency.MatchString(s.Currency), "sms.currency", "is not an ISO 4217 code", "write for example EUR")
+	v.check(s.DailySpend == 0 || len(s.Prices) > 0, "sms.prices", "are missing", "daily_spend needs them; begin with {prefix: \"\", price: …}, the dearest that you pay")
+	seen := map[string]bool{}
+	for _, p := range s.Prices {
+		v.check(prefix.MatchString(p.Prefix) && !seen[p.Prefix], "sms.prices", strconv.Quote(p.Prefix)+" is not digits, or there twice", "write the beginning of a number without +")
+		v.check(p.Price > 0 && p.Price <= 1000, "sms.prices", strconv.Quote(p.Prefix)+" has no price above 0", "write what one segment costs")
+		seen[p.Prefix] = true
+	}
+}
+
+func (v *validator) providers(all []Provider) {
+	v.check(len(all) > 0, "sms.providers", "names nobody", "name at least one gateway")
+	seen := map[string]bool{}
+	for _, p := range all {
+		key := "sms.providers." + p.Name
+		v.check(provider.MatchString(p.Name) && !seen[p.Name], key, "is not a name of its own", "use lower-case letters, digits and hyphens")
+		seen[p.Name] = true
+		u, err := url.Parse(p.URL)
+		v.check(p.URL == "" && p.Kind != "webhook" || err == nil && u.Scheme == "https" && u.Host != "" && u.User == nil, key, "has no https address",
+			"set url, for example https://sms.internal/send")
+		if p.Kind != "sns" || p.Key != "" {
+			v.secret(key+".secret", p.Secret)
+		}
+		if !p.ReceiptSecret.IsZero() {
+			v.secret(key+".receipt_secret", p.ReceiptSecret)
+		}
+		switch p.Kind {
+		case "twilio", "vonage":
+			v.check(p.Account != "" && p.From != "", key, "lacks account or from", "name the account (Vonage: the application) and the sender")
+		case "sns":
+			v.check(p.Region != "", key, "lacks a region", "write for example eu-central-1")
+		case "webhook":
+		default:
+			v.check(false, key, "is of no known kind", "choose twilio, sns, vonage or webhook")
+		}
 	}
 }
 
@@ -267,10 +342,14 @@ func (c *Config) override(environ []string) error {
 		}
 	}
 	// Only now is it known which variables the settings name as secrets.
+	providers := map[string]bool{}
+	for _, p := range c.SMS.Providers {
+		providers[p.Secret.Env], providers[p.ReceiptSecret.Env] = true, true
+	}
 	for _, name := range unknown {
 		sink := slices.ContainsFunc(c.Audit.Sinks, func(s Sink) bool { return s.Secret.Env == name })
 		if name != c.RootKey.Passphrase.Env && name != c.SecondRootKey.Passphrase.Env && name != c.Database.Password.Env && name != c.SMS.Secret.Env &&
-			!sink && !slices.Contains(c.Backup.secretVariables(), name) {
+			!sink && !providers[name] && !slices.Contains(c.Backup.secretVariables(), name) {
 			errs = append(errs, &Error{Key: name, Problem: "names no setting", Remedy: "see the keys in " + FileName + ", or unset it"})
 		}
 	}

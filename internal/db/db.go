@@ -101,6 +101,8 @@ type DB struct {
 type engine interface {
 	update(ctx context.Context, level sql.IsolationLevel, fn func(*Tx) error) ([]func(), error)
 	view(ctx context.Context, fn func(*Tx) error) error
+	// read is Read.
+	read(ctx context.Context, fn func(*Tx) error) error
 	// space reports whether there is room to write, as far as that can be known without writing.
 	space() error
 	// scrub is Scrub.
@@ -175,6 +177,12 @@ func (d *DB) update(ctx context.Context, level sql.IsolationLevel, fn func(*Tx) 
 // View runs fn over one snapshot that no write changes. Writing in it fails.
 func (d *DB) View(ctx context.Context, fn func(tx *Tx) error) error {
 	return d.engine.view(ctx, fn)
+}
+
+// Read is View for a single query. It saves what begins and ends a transaction, with PostgreSQL two round trips, so two
+// queries in one Read may see two states of the database. fn may run more than once.
+func (d *DB) Read(ctx context.Context, fn func(tx *Tx) error) error {
+	return d.engine.read(ctx, fn)
 }
 
 // Installation returns the identifier that the database was given when it was made, "ins_…".

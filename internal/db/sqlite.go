@@ -445,7 +445,15 @@ func (e *embedded) update(ctx context.Context, _ sql.IsolationLevel, fn func(*Tx
 }
 
 // view runs fn over a snapshot on one of the readers. The end of ctx interrupts it.
-func (e *embedded) view(ctx context.Context, fn func(*Tx) error) (err error) {
+func (e *embedded) view(ctx context.Context, fn func(*Tx) error) error {
+	return e.look(ctx, "BEGIN", fn)
+}
+
+// read has each query begin and end its own transaction.
+func (e *embedded) read(ctx context.Context, fn func(*Tx) error) error { return e.look(ctx, "", fn) }
+
+// look runs fn on one of the readers, in a transaction that begins so, or in none.
+func (e *embedded) look(ctx context.Context, begin string, fn func(*Tx) error) (err error) {
 	var r *reader
 	var open bool
 	select {
@@ -476,9 +484,11 @@ func (e *embedded) view(ctx context.Context, fn func(*Tx) error) (err error) {
 		e.readers <- r
 		err = readError(ctx, err)
 	}()
-	if err = c.begin("BEGIN"); err != nil {
-		returned = true
-		return err
+	if begin != "" {
+		if err = c.begin(begin); err != nil {
+			returned = true
+			return err
+		}
 	}
 	err = fn(tx)
 	returned = true

@@ -176,7 +176,7 @@ func (j *journey) register(ctx context.Context) error {
 		if doubtful {
 			wait = shortPatience
 		}
-		m, err := j.world.await(ctx, number, before, wait)
+		m, err := j.world.await(ctx, number, before, wait, false)
 		if errors.Is(err, errSilence) && (doubtful || silent < 3) {
 			silent++ // the number is somebody's who has had all the messages that one number may get
 			continue
@@ -241,7 +241,7 @@ func (j *journey) enter(ctx context.Context, c *client.Client, device string) er
 	if err != nil {
 		return err
 	}
-	m, err := j.world.await(ctx, j.number, before, patience)
+	m, err := j.world.await(ctx, j.number, before, patience, true)
 	if err != nil {
 		return arrived(j.number, err)
 	}
@@ -258,7 +258,7 @@ func (j *journey) login(ctx context.Context) error {
 	if err != nil {
 		return done("the start of a login", err)
 	}
-	m, err := j.world.await(ctx, j.number, before, patience)
+	m, err := j.world.await(ctx, j.number, before, patience, true)
 	if err != nil {
 		return arrived(j.number, err)
 	}
@@ -581,18 +581,19 @@ func (j *journey) secondDevice(ctx context.Context) error {
 	if err := refused("a new device, all three factors right", err, client.ErrDevicePending); err != nil {
 		return err
 	}
+	var number string
 	var p *client.Problem
 	if errors.As(err, &p) {
-		j.tabletID = p.Text("device")
+		j.tabletID, number = p.Text("device"), p.Text("number")
 	}
 	j.holds("a new device with all three factors right is still not let in: it is pending")
 	if err := j.device(ctx, j.tabletID, client.DevicePending); err != nil {
 		return err
 	}
-	if err := j.phone.ApproveDevice(ctx, j.tabletID); err != nil {
+	if err := j.phone.ApproveDevice(ctx, j.tabletID, number); err != nil {
 		return done("the approval", err)
 	}
-	j.holds("the customer approves it on the first device")
+	j.holds("the customer types its number into the first device")
 	if err := j.enter(ctx, j.tablet, name); err != nil {
 		return done("the login on the second device", err)
 	}
@@ -657,8 +658,11 @@ func (j *journey) refreshReuse(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := j.phone.Refresh(ctx); err != nil {
-		return done("the refresh", err)
+	// Twice, so that the first answer has surely arrived: a refresh whose answer was lost may be repeated.
+	for range 2 {
+		if err := j.phone.Refresh(ctx); err != nil {
+			return done("the refresh", err)
+		}
 	}
 	o := j.options // even the device's own key does not help
 	store := &memory{}

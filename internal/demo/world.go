@@ -225,16 +225,19 @@ const (
 // errSilence says that a text message did not come in time.
 var errSilence = errors.New("no text message came")
 
-// await returns the first message to the number after a time.
-func (w *world) await(ctx context.Context, number string, after time.Time, patience time.Duration) (message, error) {
+// await returns the first message to the number after a time, or the first with a code in it: customers are
+// told of more than codes.
+func (w *world) await(ctx context.Context, number string, after time.Time, patience time.Duration, withCode bool) (message, error) {
 	began := time.Now()
 	for wait := 10 * time.Millisecond; ; wait = min(2*wait, 200*time.Millisecond) {
 		got, err := w.messages(ctx, number, after)
 		if err != nil {
 			return message{}, err
 		}
-		if len(got) > 0 {
-			return got[len(got)-1], nil
+		for _, m := range slices.Backward(got) {
+			if !withCode || m.code() != "" {
+				return m, nil
+			}
 		}
 		if time.Since(began) > patience {
 			return message{}, errSilence

@@ -383,6 +383,16 @@ func TestSDKKeepsTheContract(t *testing.T) {
 			t.Error(versions)
 		}
 
+		terms := client.PaymentTerms{Amount: "49.90", Currency: "EUR", Payee: "Example Shop", Account: "GB33BUKB20201555555555"}
+		payer := mustPerson(t, s).id
+		asked, err := payment.AskPayment(ctx, payer, terms)
+		ok(err)
+		if state, err := payment.Payment(ctx, asked.ID); err != nil || state.Status != client.PaymentAsked || state.PaymentTerms != terms {
+			t.Error(state, err)
+		}
+		_, err = payment.VerifyPayment(ctx, asked.ID, payer, terms)
+		refused(err, client.ErrPaymentVoid)
+
 		// The erasure, asked for twice because its answer was lost, is done once; others can check it.
 		c.lose = 1
 		erasure, err := payment.Erase(ctx, customer, "asked to be forgotten, case 4711")

@@ -147,10 +147,14 @@ func (s *server) code(ctx context.Context, phone, last string) (string, error) {
 			return "", err
 		}
 		for _, m := range inbox.Messages {
-			if code := sixDigits.FindString(m.Text); code != "" && code != last {
+			code := sixDigits.FindString(m.Text)
+			if code == "" {
+				continue // customers are told of more than codes
+			}
+			if code != last {
 				return code, nil
 			}
-			break // only the newest counts
+			break // only the newest code counts
 		}
 	}
 	return "", errors.New("no code came")

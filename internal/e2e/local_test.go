@@ -205,7 +205,7 @@ func TestLocalStore(t *testing.T) {
 	if err := enter(); !errors.As(err, &pending) || pending.Slug != client.ErrDevicePending {
 		t.Fatal(err)
 	}
-	try("approve", phone.ApproveDevice(ctx, pending.Text("device")))
+	try("approve", phone.ApproveDevice(ctx, pending.Text("device"), pending.Text("number")))
 	try("login", enter())
 	try("queue", phone.queue.Put(local.NewKey(), "profile", "main", fields("Too late"), local.New()))
 	try("revoke", tablet.RevokeDevice(ctx, registered.Device))

@@ -32,6 +32,9 @@ type challenge struct {
 	Customer customer.ID `json:"customer,omitempty"`
 	Phone    string      `json:"phone,omitempty"`
 	Known    bool        `json:"known,omitempty"` // the lane is a known device's
+	// Method is how the second step of a login is taken, and Passkey what a passkey has to sign.
+	Method  Method `json:"method,omitempty"`
+	Passkey string `json:"passkey,omitempty"`
 }
 
 // newOneTimeCode returns six random digits, each of the million equally likely.

@@ -16,8 +16,10 @@ import (
 // telephone; for each of them it is a device of its own.
 type Device struct {
 	ID, Name, Status string
-	Added, LastSeen  time.Time
+	Added, LastSeen  time.Time // LastSeen to the hour
 	Current          bool
+	Attestation      string // what vouches for its key, or ""
+	Risk             Risk
 }
 
 func (i *Identity) deviceName(ctx context.Context, tx *db.Tx, d deviceRow) (string, error) {
@@ -45,32 +47,24 @@ func (i *Identity) Devices(ctx context.Context, by actor.Actor) (out []Device, e
 		if err != nil {
 			return err
 		}
+		trust, err := i.rows.trustOf(ctx, tx, c)
+		if err != nil {
+			return err
+		}
+		now := i.Clock.Now()
 		for _, d := range all {
 			name, err := i.deviceName(ctx, tx, d)
 			if err != nil {
 				return err
 			}
 			out = append(out, Device{
-				ID: d.id, Name: name, Status: d.status, Added: clock.FromMicros(d.added), LastSeen: clock.FromMicros(d.seen),
-				Current: d.id == by.Device,
+				ID: d.id, Name: name, Status: d.status, Added: clock.FromMicros(d.added), LastSeen: clock.FromMicros(d.seen).Truncate(time.Hour),
+				Current: d.id == by.Device, Attestation: trust[d.id].attestation, Risk: riskOf(d, trust[d.id], now),
 			})
 		}
 		return nil
 	})
 	return out, err
-}
-
-// ApproveDevice lets a pending device of the customer in. Approving twice changes nothing.
-func (i *Identity) ApproveDevice(ctx context.Context, by actor.Actor, device string) error {
-	return i.changeDevice(ctx, by, ActionDeviceApprove, device, func(tx *db.Tx, c customer.ID, d deviceRow, now time.Time) error {
-		switch d.status {
-		case revoked:
-			return errDeviceRevoked
-		case authorised:
-			return nil
-		}
-		return i.rows.setDeviceStatus(ctx, tx, d, authorised, now)
-	})
 }
 
 // RevokeDevice shuts a device of the customer out for good and ends its sessions at once. The last

@@ -15,10 +15,6 @@ import (
 	"strongroom/internal/problem"
 )
 
-// touchEvery is how exactly the last use of a session and a device is known. Writing it down at each
-// request would make every read a write.
-const touchEvery = time.Minute
-
 // The challenges of RFC 9449 section 7.1 and RFC 6750 section 3.
 const challengeHeader = "WWW-Authenticate"
 
@@ -51,7 +47,7 @@ func (i *Identity) Nonce() string { return i.proofs.Nonce() }
 // key's thumbprint. Its errors are problems.
 func (i *Identity) Device(ctx context.Context, r *http.Request) (actor.Actor, error) {
 	by := actor.From(ctx)
-	by.Kind, by.ID, by.Device, by.Session, by.Key = actor.Anonymous, "", "", "", ""
+	by.Kind, by.ID, by.Device, by.Session, by.Key, by.Scope = actor.Anonymous, "", "", "", "", ""
 	proof, err := i.proofs.Examine(r, "")
 	if err == nil {
 		err = i.proofs.Spend(proof, dpop.Stranger, network(by.Address))
@@ -67,7 +63,7 @@ func (i *Identity) Device(ctx context.Context, r *http.Request) (actor.Actor, er
 // bound to: it returns the actor of ctx with all that is then known. Its errors are problems.
 func (i *Identity) Session(ctx context.Context, r *http.Request) (actor.Actor, error) {
 	by := actor.From(ctx)
-	by.Kind, by.ID, by.Device, by.Session, by.Key = actor.Anonymous, "", "", "", ""
+	by.Kind, by.ID, by.Device, by.Session, by.Key, by.Scope = actor.Anonymous, "", "", "", "", ""
 	event := audit.Event{Action: ActionSessionCheck}
 	token, ok := bearer(r)
 	if !ok {
@@ -83,7 +79,7 @@ func (i *Identity) Session(ctx context.Context, r *http.Request) (actor.Actor, e
 	var found bool
 	if wellFormed(token, accessPrefix) {
 		hash := tokenHash(token)
-		err := i.DB.View(ctx, func(tx *db.Tx) (err error) {
+		err := i.DB.Read(ctx, func(tx *db.Tx) (err error) {
 			s, found, err = i.rows.sessionByAccess(ctx, tx, hash)
 			return err
 		})
@@ -110,18 +106,41 @@ func (i *Identity) Session(ctx context.Context, r *http.Request) (actor.Actor, e
 		return by, i.denied(ctx, by, event, "device-revoked", s.id, s.ended(errInvalidToken))
 	case clock.Micros(now) >= s.tokenExpires:
 		return by, i.denied(ctx, by, event, "token-expired", s.id, errTokenExpired)
-	case s.over(now):
+	case s.over(now) || i.live(&s, now) == "":
 		return by, i.denied(ctx, by, event, "session-expired", s.id, errTokenExpired)
 	}
-	if clock.Micros(now)-s.used >= touchEvery.Microseconds() {
-		s.used = clock.Micros(now)
-		s.idleExpires = min(clock.Micros(now.Add(i.IdleLifetime)), s.expires)
-		if err := i.DB.UpdateReadCommitted(ctx, func(tx *db.Tx) error { return touch(ctx, tx, s) }); err != nil {
+	by.Scope = include(i.live(&s, now))
+	if by.May(ScopePayment) && r.Method != http.MethodGet && r.Method != http.MethodHead {
+		fresh, err := i.spendEverywhere(ctx, proof)
+		if err != nil {
+			return by, err
+		}
+		if !fresh {
+			return by, i.denied(ctx, by, event, "proof-replayed", s.id, errInvalidProof)
+		}
+	}
+	if clock.Micros(now)-s.used >= i.touchEvery(&s).Microseconds() {
+		i.use(&s, now)
+		if err := i.DB.UpdateReadCommitted(ctx, func(tx *db.Tx) error { return i.rows.touch(ctx, tx, s) }); err != nil {
 			return by, err
 		}
 	}
 	by.Kind, by.ID, by.Device, by.Session = actor.Customer, string(s.customer), s.device, s.id
 	return by, nil
+}
+
+// spendEverywhere spends a proof for all servers on one database, and reports false when another has
+// accepted it. A process remembers its own proofs by itself, and with the embedded database there is no other.
+func (i *Identity) spendEverywhere(ctx context.Context, p dpop.Proof) (fresh bool, err error) {
+	if i.DB.Engine() != db.PostgreSQL {
+		return true, nil
+	}
+	digest, until := p.Spent()
+	err = i.DB.UpdateReadCommitted(ctx, func(tx *db.Tx) (err error) {
+		fresh, err = spendProof(ctx, tx, digest, until)
+		return err
+	})
+	return fresh, err
 }
 
 // bearer returns the access token. Exactly one Authorization header with the scheme DPoP counts

@@ -50,7 +50,12 @@ func (e Eraser) EraseCustomer(ctx context.Context, tx *db.Tx, c customer.ID) (ma
 	// The keys of the customer's own devices name lanes, as "" names that of all others.
 	sources := []string{""}
 	for _, d := range devices {
-		sources = append(sources, d.jkt)
+		sources = append(sources, d.jkt, d.jkt+resetLane)
+	}
+	for _, counted := range i.Keys.BlindIndexes("identity.quota", []byte("notices\x00"+string(c))) {
+		if err := remove("counters", `DELETE FROM quota WHERE counted = $1`, counted.Value); err != nil {
+			return nil, err
+		}
 	}
 	if exists {
 		indexes := [][]byte{index}
@@ -68,8 +73,13 @@ func (e Eraser) EraseCustomer(ctx context.Context, tx *db.Tx, c customer.ID) (ma
 				}
 			}
 		}
+		for _, counted := range i.Keys.BlindIndexes("identity.quota", []byte("warnings\x00"+number)) {
+			if err := remove("counters", `DELETE FROM quota WHERE counted = $1`, counted.Value); err != nil {
+				return nil, err
+			}
+		}
 		for _, kind := range []string{"messages-hourly", "messages-daily"} {
-			for _, source := range append([]string{"registration", "unknown"}, sources[1:]...) {
+			for _, source := range append([]string{string(registering), string(stranger)}, sources[1:]...) {
 				for _, counted := range i.Keys.BlindIndexes("identity.quota", []byte(kind+"\x00"+number+source)) {
 					if err := remove("counters", `DELETE FROM quota WHERE counted = $1`, counted.Value); err != nil {
 						return nil, err
@@ -82,8 +92,18 @@ func (e Eraser) EraseCustomer(ctx context.Context, tx *db.Tx, c customer.ID) (ma
 		return nil, err
 	}
 	for _, d := range []struct{ kind, query string }{
+		{"code resets", `DELETE FROM code_reset WHERE customer_id = $1`},
+		{"code changes", `DELETE FROM code_change WHERE customer_id = $1`},
 		{"sessions", `DELETE FROM session WHERE customer_id = $1`},
+		{"sessions", `DELETE FROM oauth_code WHERE customer_id = $1`},
+		{"challenges", `DELETE FROM payment WHERE customer_id = $1`},
 		{"devices", `DELETE FROM device WHERE customer_id = $1`},
+		{"devices", `DELETE FROM device_trust WHERE customer_id = $1`},
+		{"factors", `DELETE FROM factor WHERE customer_id = $1`},
+		{"factors", `DELETE FROM sms_rule WHERE customer_id = $1`},
+		{"number-changes", `DELETE FROM number_change WHERE customer_id = $1`},
+		{"vouches", `DELETE FROM vouch WHERE customer_id = $1`},
+		{"notices", `DELETE FROM notice WHERE customer_id = $1`},
 		{"accounts", `DELETE FROM account WHERE customer_id = $1`},
 	} {
 		if err := remove(d.kind, d.query, string(c)); err != nil {
@@ -139,15 +159,17 @@ func (i *Identity) eraseWaiting(ctx context.Context, tx *db.Tx, c customer.ID, n
 			}
 		}
 	}
-	letters, err := waiting(ctx, tx, `SELECT id, sealed FROM sms_outbox`)
-	if err != nil {
-		return err
-	}
-	for _, w := range letters {
-		var l letter
-		if err := i.openBlank("sms_outbox", w.id, w.sealed, &l); err == nil && concerns(l.Customer, l.To) {
-			if err := remove("messages", `DELETE FROM sms_outbox WHERE id = $1`, w.id); err != nil {
-				return err
+	for _, table := range []string{"sms_outbox", "sms_sent"} {
+		letters, err := waiting(ctx, tx, `SELECT id, sealed FROM `+table)
+		if err != nil {
+			return err
+		}
+		for _, w := range letters {
+			var l letter
+			if err := i.openBlank(table, w.id, w.sealed, &l); err == nil && concerns(l.Customer, l.To) {
+				if err := remove("messages", `DELETE FROM `+table+` WHERE id = $1`, w.id); err != nil {
+					return err
+				}
 			}
 		}
 	}

@@ -3,6 +3,7 @@ package identity
 import (
 	"context"
 	"testing"
+	"time"
 
 	"strongroom/internal/db"
 	"strongroom/internal/problem"
@@ -42,6 +43,12 @@ func TestEraseCustomer(t *testing.T) {
 			got.Devices[0].Name == "" || len(got.Sessions) != 1 || got.Sessions[0].Device != ada.Device || got.Sessions[0].Revoked {
 			t.Errorf("exported %+v", got)
 		}
+		if err := h.ChangeCode(ctx, h.acting(tokens, "ada"), value(goodCode), value(newCode)); err != nil {
+			t.Fatal(err)
+		}
+		if r, err := h.step(number(2), "ada", goodCode); err != nil || r.Changed {
+			t.Fatalf("%+v, %v", r, err)
+		}
 		var deleted map[string]int64
 		err := h.DB.Update(ctx, func(tx *db.Tx) (err error) {
 			if deleted, err = NewEraser(h.Keys).EraseCustomer(ctx, tx, ada.Customer); err != nil {
@@ -56,6 +63,20 @@ func TestEraseCustomer(t *testing.T) {
 		for kind, want := range map[string]int64{"accounts": 1, "devices": 1, "sessions": 1, "lanes": 2, "challenges": 3} {
 			if deleted[kind] < want {
 				t.Errorf("%d %s were deleted, and not %d", deleted[kind], kind, want)
+			}
+		}
+		if h.count("code_change") != 0 || h.count("code_reset") != 0 {
+			t.Error("what was done to the private code is left")
+		}
+		for _, of := range []string{string(registering), string(stranger), "ada"} {
+			if err := h.DB.View(ctx, func(tx *db.Tx) error {
+				c, err := getCounter(ctx, tx, h.quotaKeys("messages-daily", number(2)+of), h.clk.Now(), 24*time.Hour)
+				if c.count != 0 {
+					t.Errorf("%d messages of %s are still counted for the number", c.count, of)
+				}
+				return err
+			}); err != nil {
+				t.Fatal(err)
 			}
 		}
 		after := counts()

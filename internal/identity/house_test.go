@@ -60,7 +60,7 @@ func newHouseOf(t testing.TB, d *db.DB, keys *keyring.Keyring, change func(*Opti
 		DB: d, Keys: keys, Trail: audit.New(d, keys, audit.Options{Clock: h.clk}), Sender: h.inbox, Clock: h.clk,
 		Log:   slog.New(slog.NewTextHandler(h.logs, &slog.HandlerOptions{Level: slog.LevelDebug})),
 		Phone: phone.Rules{Region: "GB", AllowTestNumbers: true}, Cost: 4, HashWorkers: 2,
-		Limits: Limits{Registrations: Rate{1e6, time.Hour}, Logins: Rate{1e6, time.Hour}, NumberHourly: 1e6, NumberDaily: 1e6, Daily: 1e6},
+		Limits: Limits{Registrations: Rate{1e6, time.Hour}, Logins: Rate{1e6, time.Hour}, NumberHourly: 1e6, NumberDaily: 1e6, Daily: 1e6, BlockDaily: 1e6},
 	}
 	o.Wake = func(string) {
 		if err := h.deliver(context.Background()); err != nil {
@@ -231,6 +231,7 @@ type phoneClient struct {
 func (h *house) serve() *httptest.Server {
 	mux := http.NewServeMux()
 	h.Identity.Register(api.New(mux, h.Identity, api.Options{Title: "test", Version: "1", Log: slog.New(slog.DiscardHandler)}))
+	h.Identity.RegisterOAuth(mux)
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		a := actor.Actor{Kind: actor.Anonymous, Address: netip.MustParseAddr("192.0.2.1"), Request: "req"}
 		mux.ServeHTTP(w, r.WithContext(actor.With(r.Context(), a)))

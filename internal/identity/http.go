@@ -1,7 +1,9 @@
 package identity
 
 import (
+	"cmp"
 	"context"
+	"encoding/json"
 	"net/http"
 	"time"
 
@@ -72,6 +74,8 @@ type completeRegistrationInput struct {
 		Code        oneTimeCode `json:"code"`
 		PrivateCode privateCode `json:"private_code"`
 		DeviceName  string      `json:"device_name,omitempty" maxLength:"64" doc:"What the customer calls this device." example:"Ada's phone"`
+
+		Attestation *AttestationInput `json:"attestation,omitempty" doc:"What vouches for the device's key."`
 	}
 }
 
@@ -87,6 +91,7 @@ type startLoginInput struct {
 	Body struct {
 		Phone       string      `json:"phone" maxLength:"40" minLength:"1" doc:"The number that was registered." example:"+447700900123"`
 		PrivateCode privateCode `json:"private_code"`
+		Method      string      `json:"method,omitempty" enum:"sms,totp,passkey" doc:"The second step; a code by SMS if it is not said."`
 	}
 }
 
@@ -95,14 +100,19 @@ type startLoginOutput struct {
 	Body         struct {
 		Login     string `json:"login" doc:"Names this login when it is completed." example:"log_01jd8xk2m3n4p5q6r7s8t9v0wx"`
 		ExpiresIn int    `json:"expires_in" doc:"Seconds for which the one-time code is good." example:"300"`
+		Passkey   any    `json:"passkey,omitempty" doc:"For navigator.credentials.get, or an app's equivalent, when the method is passkey (PublicKeyCredentialRequestOptionsJSON)."`
 	}
 }
 
 type completeLoginInput struct {
 	Login string `path:"login" maxLength:"64" doc:"As the start of the login named it."`
 	Body  struct {
-		Code       oneTimeCode `json:"code"`
+		Code       oneTimeCode `json:"code,omitempty"`
 		DeviceName string      `json:"device_name,omitempty" maxLength:"64" doc:"What the customer calls this device, should it be new." example:"Ada's phone"`
+		Scope      string      `json:"scope,omitempty" maxLength:"64" doc:"What the session is to be good for: read, write, payment, with spaces between. Nothing means write." example:"read payment"`
+
+		Passkey     any               `json:"passkey,omitempty" doc:"The answer of a passkey (AuthenticationResponseJSON), instead of a code."`
+		Attestation *AttestationInput `json:"attestation,omitempty" doc:"What vouches for the device's key."`
 	}
 }
 
@@ -118,6 +128,7 @@ type TokensView struct {
 	TokenType        string      `json:"token_type" enum:"DPoP"`
 	ExpiresIn        int         `json:"expires_in" doc:"Seconds until the access token expires." example:"300"`
 	RefreshToken     string      `json:"refresh_token" doc:"Gives the next pair of tokens, once."`
+	Scope            string      `json:"scope" doc:"What the session may do, with spaces between." example:"write"`
 	RefreshExpiresIn int         `json:"refresh_expires_in" doc:"Seconds until the session ends if it is not used." example:"3600"`
 	Session          string      `json:"session"`
 	Customer         customer.ID `json:"customer"`
@@ -132,7 +143,7 @@ type tokensOutput struct {
 func tokensAnswer(t Tokens) *tokensOutput {
 	return &tokensOutput{CacheControl: noStore, Body: TokensView{
 		AccessToken: string(t.Access.Reveal()), TokenType: "DPoP", ExpiresIn: seconds(t.AccessExpires),
-		RefreshToken: string(t.Refresh.Reveal()), RefreshExpiresIn: seconds(t.RefreshExpires),
+		RefreshToken: string(t.Refresh.Reveal()), RefreshExpiresIn: seconds(t.RefreshExpires), Scope: t.Scope,
 		Session: t.Session, Customer: t.Customer, Device: t.Device,
 	}}
 }
@@ -147,6 +158,8 @@ type sessionOutput struct {
 		Customer      customer.ID `json:"customer"`
 		Device        string      `json:"device"`
 		DeviceName    string      `json:"device_name"`
+		Scope         string      `json:"scope" doc:"What the session may do now; scopes end by themselves."`
+		ACR           string      `json:"acr" doc:"How the customer was authenticated."`
 		LoggedInAt    time.Time   `json:"logged_in_at"`
 		IdleExpiresAt time.Time   `json:"idle_expires_at" doc:"When the session ends if it is not used."`
 		ExpiresAt     time.Time   `json:"expires_at" doc:"When the session ends in any case."`
@@ -159,8 +172,11 @@ type DeviceView struct {
 	Name       string    `json:"name"`
 	Status     string    `json:"status" enum:"authorised,pending,revoked"`
 	AddedAt    time.Time `json:"added_at"`
-	LastSeenAt time.Time `json:"last_seen_at" doc:"To the minute."`
+	LastSeenAt time.Time `json:"last_seen_at" doc:"To the hour."`
 	Current    bool      `json:"current" doc:"Whether this request came from it."`
+
+	Attestation string `json:"attestation,omitempty" enum:"android-tee,android-strongbox,apple" doc:"What vouches for its key."`
+	Risk        Risk   `json:"risk" enum:"low,medium,high" doc:"Medium: nothing vouches for its key, or it is less than a day old, or was not seen for 90 days. High: it is pending or revoked."`
 }
 
 type devicesOutput struct {
@@ -180,11 +196,12 @@ const maxBody = 4 << 10
 // Register adds the operations of registration, login, sessions and devices.
 func (i *Identity) Register(api huma.API) {
 	device := []map[string][]string{{"device": {}}}
-	session := []map[string][]string{{"session": {}}}
+	read, write := []map[string][]string{{"session": {ScopeRead}}}, []map[string][]string{{"session": {ScopeWrite}}}
 	operation := func(name, method, path, summary string, security []map[string][]string, status int, errs ...int) huma.Operation {
 		tag := "Login"
 		if security[0]["session"] != nil {
 			tag = "Session and devices"
+			errs = append(errs, http.StatusForbidden) // without the scope
 		}
 		return huma.Operation{
 			OperationID: name, Method: method, Path: path, Summary: summary, Tags: []string{tag},
@@ -193,30 +210,37 @@ func (i *Identity) Register(api huma.API) {
 			Errors:                       append([]int{http.StatusUnauthorized, http.StatusServiceUnavailable}, errs...),
 		}
 	}
+	attested := func(o huma.Operation) huma.Operation {
+		o.MaxBodyBytes = maxAttested
+		return o
+	}
 	const (
 		bad, over, weak, many = http.StatusBadRequest, http.StatusRequestEntityTooLarge, http.StatusUnprocessableEntity, http.StatusTooManyRequests
 		forbidden, absent     = http.StatusForbidden, http.StatusNotFound
 	)
 	huma.Register(api, operation("start-registration", http.MethodPost, "/v1/registrations",
 		"Register a number: sends a one-time code", device, http.StatusAccepted, bad, over, weak, many), i.startRegistration)
-	huma.Register(api, operation("complete-registration", http.MethodPost, "/v1/registrations/{registration}/complete",
-		"Complete a registration with the one-time code and a private code", device, http.StatusCreated, bad, over, weak), i.completeRegistration)
+	huma.Register(api, attested(operation("complete-registration", http.MethodPost, "/v1/registrations/{registration}/complete",
+		"Complete a registration with the one-time code and a private code", device, http.StatusCreated, bad, over, weak, forbidden)), i.completeRegistration)
 	huma.Register(api, operation("start-login", http.MethodPost, "/v1/logins",
 		"Log in: sends a one-time code if number and private code are right", device, http.StatusAccepted, bad, over, weak, many), i.startLogin)
-	huma.Register(api, operation("complete-login", http.MethodPost, "/v1/logins/{login}/complete",
-		"Complete a login with the one-time code", device, http.StatusOK, bad, over, weak, forbidden), i.completeLogin)
+	huma.Register(api, attested(operation("complete-login", http.MethodPost, "/v1/logins/{login}/complete",
+		"Complete a login with the one-time code or the passkey", device, http.StatusOK, bad, over, weak, forbidden)), i.completeLogin)
 	huma.Register(api, operation("refresh-session", http.MethodPost, "/v1/sessions/refresh",
 		"Exchange a refresh token for new tokens", device, http.StatusOK, bad, over, weak), i.refresh)
 	huma.Register(api, operation("get-session", http.MethodGet, "/v1/session",
-		"Show the current session", session, http.StatusOK), i.getSession)
+		"Show the current session", read, http.StatusOK), i.getSession)
 	huma.Register(api, operation("logout", http.MethodPost, "/v1/logout",
-		"End the current session", session, http.StatusNoContent), i.logout)
+		"End the current session", read, http.StatusNoContent), i.logout)
 	huma.Register(api, operation("list-devices", http.MethodGet, "/v1/devices",
-		"List the customer's devices", session, http.StatusOK), i.listDevices)
+		"List the customer's devices", read, http.StatusOK), i.listDevices)
 	huma.Register(api, operation("approve-device", http.MethodPost, "/v1/devices/{device}/approve",
-		"Let a pending device in", session, http.StatusNoContent, absent, http.StatusConflict), i.approveDevice)
+		"Let a pending device in that shows this number", write, http.StatusNoContent, bad, over, weak, absent, http.StatusConflict), i.approveDevice)
 	huma.Register(api, operation("revoke-device", http.MethodDelete, "/v1/devices/{device}",
-		"Shut a device out and end its sessions", session, http.StatusNoContent, absent, http.StatusConflict), i.revokeDevice)
+		"Shut a device out and end its sessions", write, http.StatusNoContent, absent, http.StatusConflict), i.revokeDevice)
+	i.registerSessions(api, operation)
+	i.registerCodes(api)
+	i.registerFactors(api)
 }
 
 func (i *Identity) startRegistration(ctx context.Context, in *startRegistrationInput) (*startRegistrationOutput, error) {
@@ -230,7 +254,8 @@ func (i *Identity) startRegistration(ctx context.Context, in *startRegistrationI
 }
 
 func (i *Identity) completeRegistration(ctx context.Context, in *completeRegistrationInput) (*completeRegistrationOutput, error) {
-	r, err := i.CompleteRegistration(ctx, actor.From(ctx), in.Registration, in.Body.Code.Value, in.Body.PrivateCode.Value, in.Body.DeviceName)
+	r, err := i.CompleteRegistrationWith(ctx, actor.From(ctx), in.Registration, in.Body.PrivateCode.Value,
+		Answer{Code: in.Body.Code.Value, DeviceName: in.Body.DeviceName, Attestation: in.Body.Attestation.value()})
 	if err != nil {
 		return nil, err
 	}
@@ -240,17 +265,25 @@ func (i *Identity) completeRegistration(ctx context.Context, in *completeRegistr
 }
 
 func (i *Identity) startLogin(ctx context.Context, in *startLoginInput) (*startLoginOutput, error) {
-	s, err := i.StartLogin(ctx, actor.From(ctx), in.Body.Phone, in.Body.PrivateCode.Value)
+	s, err := i.StartLoginBy(ctx, actor.From(ctx), cmp.Or(Method(in.Body.Method), BySMS), in.Body.Phone, in.Body.PrivateCode.Value)
 	if err != nil {
 		return nil, err
 	}
 	out := &startLoginOutput{CacheControl: noStore}
 	out.Body.Login, out.Body.ExpiresIn = s.ID, seconds(s.Expires)
+	if s.Passkey != nil {
+		out.Body.Passkey = s.Passkey
+	}
 	return out, nil
 }
 
 func (i *Identity) completeLogin(ctx context.Context, in *completeLoginInput) (*tokensOutput, error) {
-	t, err := i.CompleteLogin(ctx, actor.From(ctx), in.Login, in.Body.Code.Value, in.Body.DeviceName)
+	answer := Answer{Code: in.Body.Code.Value, DeviceName: in.Body.DeviceName, Scope: in.Body.Scope, Attestation: in.Body.Attestation.value()}
+	var err error
+	if answer.Passkey, err = json.Marshal(in.Body.Passkey); err != nil {
+		return nil, errLoginFailed.Because(err)
+	}
+	t, err := i.CompleteLoginBy(ctx, actor.From(ctx), in.Login, answer)
 	if err != nil {
 		return nil, err
 	}
@@ -273,7 +306,7 @@ func (i *Identity) getSession(ctx context.Context, _ *struct{}) (*sessionOutput,
 	out := &sessionOutput{CacheControl: noStore}
 	b := &out.Body
 	b.Session, b.Customer, b.Device, b.DeviceName = s.Session, s.Customer, s.Device, s.DeviceName
-	b.LoggedInAt, b.IdleExpiresAt, b.ExpiresAt = s.LoggedIn, s.IdleExpires, s.Expires
+	b.LoggedInAt, b.IdleExpiresAt, b.ExpiresAt, b.Scope, b.ACR = s.LoggedIn, s.IdleExpires, s.Expires, s.Scope, s.ACR
 	return out, nil
 }
 
@@ -289,13 +322,13 @@ func (i *Identity) listDevices(ctx context.Context, _ *struct{}) (*devicesOutput
 	out := &devicesOutput{CacheControl: noStore}
 	out.Body.Devices = make([]DeviceView, len(all))
 	for n, d := range all {
-		out.Body.Devices[n] = DeviceView{d.ID, d.Name, d.Status, d.Added, d.LastSeen, d.Current}
+		out.Body.Devices[n] = DeviceView{d.ID, d.Name, d.Status, d.Added, d.LastSeen, d.Current, d.Attestation, d.Risk}
 	}
 	return out, nil
 }
 
-func (i *Identity) approveDevice(ctx context.Context, in *deviceInput) (*struct{}, error) {
-	return nil, i.ApproveDevice(ctx, actor.From(ctx), in.Device)
+func (i *Identity) approveDevice(ctx context.Context, in *approveInput) (*struct{}, error) {
+	return nil, i.ApproveDevice(ctx, actor.From(ctx), in.Device, in.Body.Number)
 }
 
 func (i *Identity) revokeDevice(ctx context.Context, in *deviceInput) (*struct{}, error) {

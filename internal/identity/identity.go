@@ -19,9 +19,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"regexp"
 	"runtime"
 	"time"
 
+	"github.com/go-webauthn/webauthn/webauthn"
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/crypto/bcrypt"
 
@@ -30,6 +32,7 @@ import (
 	"strongroom/internal/clock"
 	"strongroom/internal/customer"
 	"strongroom/internal/db"
+	"strongroom/internal/identity/attest"
 	"strongroom/internal/identity/dpop"
 	"strongroom/internal/identity/passcode"
 	"strongroom/internal/identity/phone"
@@ -49,12 +52,21 @@ const (
 	ActionSessionRead          = "identity.session.read"
 	ActionSessionRefresh       = "identity.session.refresh"
 	ActionSessionRevoke        = "identity.session.revoke"
+	ActionSessionList          = "identity.session.list"
+	ActionSessionIntrospect    = "identity.session.introspect"
+	ActionCodeExchange         = "identity.code.exchange" // an authorization code for tokens
+	ActionPaymentAsk           = "identity.payment.ask"
+	ActionPaymentRead          = "identity.payment.read"
+	ActionPaymentCode          = "identity.payment.code"
+	ActionPaymentAuthorise     = "identity.payment.authorise"
+	ActionPaymentVerify        = "identity.payment.verify"
 	ActionDeviceCheck          = "identity.device.check" // refusals only
 	ActionDeviceAdd            = "identity.device.add"
 	ActionDeviceList           = "identity.device.list"
 	ActionDeviceApprove        = "identity.device.approve"
 	ActionDeviceRevoke         = "identity.device.revoke"
 	ActionMessageSend          = "identity.message.send"
+	ActionMessageReceipt       = "identity.message.receipt" // what a provider reported
 )
 
 // The names of the room's jobs.
@@ -62,6 +74,7 @@ const (
 	JobMessages = "identity.messages" // carries the outbox to the gateway
 	JobCleanup  = "identity.cleanup"  // deletes what is past
 	JobRehash   = "identity.rehash"   // hashes private codes at the present cost
+	JobNumbers  = "identity.numbers"  // makes the changes of numbers whose time has come
 )
 
 // Rate is a number of times in a period.
@@ -87,6 +100,11 @@ type Limits struct {
 	// it is kept for logins from known devices, a quarter for other logins and a quarter for
 	// registrations, so that strangers drain their own share only. Zero means 10,000.
 	Daily int
+	// CountryDaily and BlockDaily bound the messages to all numbers of a country and of a block, which are
+	// those alike but for their last four digits: registrations and logins from devices that are not known,
+	// each. Zero means no bound for a country and 100 for a block.
+	CountryDaily, BlockDaily int
+	Spend                    Spend
 }
 
 // Options configure an Identity. DB, Keys, Trail and Sender are needed; the rest has defaults.
@@ -98,6 +116,10 @@ type Options struct {
 	Clock   clock.Clock
 	Log     *slog.Logger
 	Metrics prometheus.Registerer
+	// Findings learns what is wrong; nil means nobody.
+	Findings Findings
+	// Profiles knows birth dates, which private codes must not hold; nil means that none is known.
+	Profiles Profiles
 	// Wake asks that a job of Jobs runs soon. Without it messages wait for the job's own pace.
 	Wake func(job string)
 
@@ -113,11 +135,29 @@ type Options struct {
 	HashWorkers, HashQueue int
 
 	AccessLifetime  time.Duration // of an access token; 0 means 5 minutes
-	IdleLifetime    time.Duration // of a session that is not used; 0 means 1 hour (NIST AAL2)
-	SessionLifetime time.Duration // of a session; 0 means 24 hours (NIST AAL2)
+	IdleLifetime    time.Duration // of the scope write in a session that is not used; 0 means 1 hour (NIST AAL2)
+	SessionLifetime time.Duration // of the scopes write and payment; 0 means 24 hours (NIST AAL2)
+	PaymentIdle     time.Duration // of the scope payment in a session that is not used; 0 means 5 minutes (PSD2 RTS art. 4)
+	ReadIdle        time.Duration // of the scope read in a session that is not used; 0 means 30 days
+	ReadLifetime    time.Duration // of the scope read; 0 means 90 days
+	StepUpAge       time.Duration // the oldest login that dangerous deeds go with; 0 means 15 minutes
 
-	// MaxDevices is how many devices a customer may have, pending ones included; 0 means 10.
+	// CodeResetHold is how long a customer who forgot the private code waits before choosing another;
+	// 0 means 24 hours.
+	CodeResetHold time.Duration
+	// MaxDevices is how many devices a customer may have, pending ones included; 0 means 5.
 	MaxDevices int
+	// Attest says what must vouch for the keys of devices.
+	Attest AttestOptions
+	// Passkeys say for whom passkeys are made.
+	Passkeys PasskeyOptions
+	// SIMs, when set, keeps codes from numbers whose SIM was changed a short while ago.
+	SIMs SIMs
+	// Proofs, when set, lets devices in whose holders have proven who they are.
+	Proofs IdentityProofs
+	// CancelURL is the page of the app that cancels a change of number; the code is added to it. Without
+	// it the message holds the code alone.
+	CancelURL string
 	// Origins are the addresses of the app listener when a proxy stands before it; see dpop.Options.
 	Origins []string
 	// Brand is what messages call the operator; "" means Strongroom.
@@ -125,7 +165,10 @@ type Options struct {
 	// WebOTPHost, when set, ends messages with the line that lets browsers fill in the code for that
 	// host alone (W3C origin-bound one-time codes).
 	WebOTPHost string
-	Limits     Limits
+	// AppHash, when set, ends messages with the 11 characters by which Android's SMS Retriever knows the
+	// app that may read them. A message has one end, so it excludes WebOTPHost.
+	AppHash string
+	Limits  Limits
 }
 
 // CodeLifetime is how long a one-time code is good (NIST SP 800-63B-4 allows 10 minutes).
@@ -137,15 +180,22 @@ const codeTries = 3
 // Identity is the room. It is safe for concurrent use.
 type Identity struct {
 	Options
-	hasher  *hasher
-	proofs  *dpop.Verifier
-	gateway sms.Breaker
-	stale   chan rehashing
-	writing chan struct{}
-	denials *denials
-	metrics *metrics
-	rows    rows
+	hasher   *hasher
+	proofs   *dpop.Verifier
+	gateway  sms.Breaker
+	nonces   *dpop.Nonces
+	attest   *attest.Verifier
+	passkeys *webauthn.WebAuthn
+	stale    chan rehashing
+	writing  chan struct{}
+	denials  *denials
+	metrics  *metrics
+	rows     rows
+	route    *sms.Route // the Sender, when it is one of several providers
 }
+
+// appHash is what AppSignatureHelper of Android's SMS Retriever computes.
+var appHash = regexp.MustCompile(`^[A-Za-z0-9+/]{11}$`)
 
 // New returns an Identity.
 func New(o Options) (*Identity, error) {
@@ -177,16 +227,21 @@ func New(o Options) (*Identity, error) {
 		o.Wake = func(string) {}
 	}
 	if o.Brand == "" {
-		o.Brand = "Strongroom"
+		o.Brand = defaultBrand
 	}
 	orDefault(&o.Cost, 12)
 	orDefault(&o.MinCodeLength, passcode.MinLength)
 	orDefault(&o.HashWorkers, max(1, runtime.GOMAXPROCS(0)/2))
 	orDefault(&o.HashQueue, 16*o.HashWorkers)
-	orDefault(&o.MaxDevices, 10)
+	orDefault(&o.MaxDevices, 5)
 	orDuration(&o.AccessLifetime, 5*time.Minute)
 	orDuration(&o.IdleLifetime, time.Hour)
 	orDuration(&o.SessionLifetime, 24*time.Hour)
+	orDuration(&o.PaymentIdle, 5*time.Minute)
+	orDuration(&o.ReadIdle, 30*24*time.Hour)
+	orDuration(&o.ReadLifetime, 90*24*time.Hour)
+	orDuration(&o.StepUpAge, 15*time.Minute)
+	orDuration(&o.CodeResetHold, 24*time.Hour)
 	orRate(&o.Limits.Registrations, 20)
 	orRate(&o.Limits.Logins, 60)
 	orRate(&o.Limits.DeviceLogins, max(20, o.Limits.Logins.Limit/3))
@@ -194,6 +249,7 @@ func New(o Options) (*Identity, error) {
 	orDefault(&o.Limits.NumberHourly, 5)
 	orDefault(&o.Limits.NumberDaily, 10)
 	orDefault(&o.Limits.Daily, 10_000)
+	orDefault(&o.Limits.BlockDaily, 100)
 	if o.Cost < bcrypt.MinCost || o.Cost > bcrypt.MaxCost {
 		return nil, fmt.Errorf("identity: bcrypt cost %d is not between %d and %d", o.Cost, bcrypt.MinCost, bcrypt.MaxCost)
 	}
@@ -201,7 +257,12 @@ func New(o Options) (*Identity, error) {
 		return nil, fmt.Errorf("identity: private codes of %d characters are too short; 8 is the rule, 6 the least", o.MinCodeLength)
 	}
 
+	if o.AppHash != "" && (o.WebOTPHost != "" || !appHash.MatchString(o.AppHash)) {
+		return nil, errors.New("identity: the app's hash must be 11 characters of base64, without a WebOTP host beside it")
+	}
+
 	i := &Identity{Options: o, rows: rows{tokenKeys{o.Keys}}, denials: newDenials(o.Clock), stale: make(chan rehashing, rehashes), writing: make(chan struct{}, writers)}
+	i.route, _ = o.Sender.(*sms.Route)
 	var err error
 	if i.metrics, err = newMetrics(o.Metrics); err != nil {
 		return nil, err
@@ -216,12 +277,21 @@ func New(o Options) (*Identity, error) {
 		return nil, fmt.Errorf("identity: reading the costs of hashes: %w", err)
 	}
 	i.hasher = newHasher(o.Keys, o.Cost, used, o.HashWorkers, o.HashQueue, i.metrics)
-	i.proofs, err = dpop.New(dpop.Options{Clock: o.Clock, Nonces: dpop.NewNonces(tokenKeys{o.Keys}), Origins: o.Origins})
+	i.nonces = dpop.NewNonces(tokenKeys{o.Keys})
+	i.proofs, err = dpop.New(dpop.Options{Clock: o.Clock, Nonces: i.nonces, Origins: o.Origins})
 	if err != nil {
+		return nil, err
+	}
+	if i.passkeys, err = newPasskeys(o.Passkeys, o.Brand); err != nil {
+		return nil, err
+	}
+	if i.attest, err = newAttestation(o.Attest); err != nil {
 		return nil, err
 	}
 	return i, nil
 }
+
+const defaultBrand = "Strongroom"
 
 // tokenKeys gives the token key to the makers of nonces and codes.
 type tokenKeys struct{ keys *keyring.Keyring }
@@ -238,6 +308,7 @@ func (t tokenKeys) MACVersion(version uint32, parts ...[]byte) ([]byte, error) {
 func (i *Identity) Jobs() []jobs.Job {
 	return []jobs.Job{
 		{Name: JobMessages, Every: time.Second, Run: i.deliver, Quiet: true},
+		{Name: JobNumbers, Every: time.Minute, Run: i.changeNumbers, Leased: true, Quiet: true},
 		{Name: JobCleanup, Every: 10 * time.Minute, Run: i.cleanup, Leased: true},
 		{Name: JobRehash, Run: i.rehash, Quiet: true}, // when woken
 	}

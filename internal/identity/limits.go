@@ -2,8 +2,6 @@ package identity
 
 import (
 	"context"
-	"math/rand/v2"
-	"strconv"
 	"time"
 
 	"strongroom/internal/actor"
@@ -20,20 +18,13 @@ const (
 	known       class = "device-logins" // the key of an authorised device of the number
 )
 
-// daily is the class's share of the messages of a day.
-func (c class) daily(l Limits) int {
-	if c == known {
-		return max(1, l.Daily/2)
-	}
-	return max(1, l.Daily/4)
-}
-
 // starter is somebody who starts a registration or a login.
 type starter struct {
 	class
 	number string
 	key    string // of the device
 	from   string // network
+	silent bool   // no message is asked for
 }
 
 // source names who is counted: a known device by its key and number, everybody else by network.
@@ -55,44 +46,52 @@ func (s starter) rate(l Limits) Rate {
 	return l.Logins
 }
 
-// admit is what comes before everything costly: the state of the gateway, the cap on the messages of a
-// day, and the limit of the caller's network, or of the device when it is a known one. None of these
+// admit is what comes before everything costly: the state of the gateway, the budgets of messages, and
+// the limit of the caller's network, or of the device when it is a known one. None of these
 // knows an account, except by a key that only the account's own devices have, so each refusal is the
 // same for everybody.
 func (i *Identity) admit(ctx context.Context, by actor.Actor, action string, s starter) error {
 	now := i.Clock.Now()
-	if wait, ok := i.gateway.Allow(now, s.class == known); !ok {
+	if wait, ok := i.gateway.Allow(now, s.class == known); !ok && !s.silent {
 		return i.denied(ctx, by, audit.Event{Action: action}, errMessages.Slug(), "", errMessages.RetryAfter(wait))
 	}
-	var room bool
-	if err := i.DB.View(ctx, func(tx *db.Tx) (err error) {
-		if err := i.catchUp(ctx, tx); err != nil {
-			return err
-		}
-		_, room, err = i.dailyRow(ctx, tx, s.class, 1, now)
-		return err
-	}); err != nil {
+	empty, err := i.exhausted(ctx, s, now)
+	if err != nil {
 		return err
 	}
-	if !room {
-		return i.denied(ctx, by, audit.Event{Action: action}, "daily-message-cap", "", errMessages.RetryAfter(time.Hour))
+	if empty != nil && !s.silent {
+		i.tellExhausted(ctx, empty)
+		return i.denied(ctx, by, audit.Event{Action: action}, empty.kind+"-budget", "", errMessages.RetryAfter(time.Hour))
 	}
 	r := s.rate(i.Limits)
 	var c counter
 	var ok bool
-	err := i.DB.UpdateReadCommitted(ctx, func(tx *db.Tx) (err error) {
+	var delay time.Duration // that the network's failures have earned it
+	err = i.DB.UpdateReadCommitted(ctx, func(tx *db.Tx) (err error) {
 		if err := i.catchUp(ctx, tx); err != nil {
 			return err
 		}
+		delay = 0
 		keys := i.quotaKeys(string(s.class), s.source())
 		if c, err = lockCounter(ctx, tx, keys, now, r.Per); err != nil {
 			return err
 		}
 		ok = c.add(now, r, 1)
-		return putCounter(ctx, tx, keys, c, r.Per)
-	})
-	if err != nil || ok {
+		if err := putCounter(ctx, tx, keys, c, r.Per); err != nil || !ok || s.class != stranger {
+			return err
+		}
+		l, err := getLane(ctx, tx, i.networkKeys(s.from))
+		delay = l.networkDelay(now)
 		return err
+	})
+	if err != nil {
+		return err
+	}
+	if delay > 0 {
+		return i.denied(ctx, by, audit.Event{Action: action}, "network-delay", "", errTooMany.RetryAfter(delay))
+	}
+	if ok {
+		return nil
 	}
 	p := errTooMany.RetryAfter(c.wait(now, r))
 	i.metrics.refused.WithLabelValues(action, p.Slug()).Inc()
@@ -124,28 +123,7 @@ type counted struct {
 	keys [][]byte
 	counter
 	rate Rate
-}
-
-// dailyRows is over how many rows a daily counter is spread. One row that every start writes would
-// have PostgreSQL refuse all but one of those at the same instant.
-const dailyRows = 16
-
-// dailyRow returns a row of the class's daily counter with room for n, looking from any row on, and
-// whether there is one. The rows have the class's share between them.
-func (i *Identity) dailyRow(ctx context.Context, tx *db.Tx, c class, n int64, now time.Time) (q counted, ok bool, err error) {
-	limit, first := c.daily(i.Limits), rand.IntN(dailyRows)
-	for k := range dailyRows {
-		row := (first + k) % dailyRows
-		q.keys = i.quotaKeys("messages", string(c)+strconv.Itoa(row))
-		q.rate = Rate{(limit + row) / dailyRows, 24 * time.Hour}
-		if q.counter, err = getCounter(ctx, tx, q.keys, now, q.rate.Per); err != nil {
-			return q, false, err
-		}
-		if q.room(now, q.rate, n) {
-			return q, true, nil
-		}
-	}
-	return q, false, nil
+	n    int64 // what one message counts
 }
 
 // mayMessage counts a message to the number from the lane, unless want is false, in which case it
@@ -161,9 +139,9 @@ func (i *Identity) mayMessage(ctx context.Context, tx *db.Tx, s starter, want bo
 		laneOf = s.key
 	}
 	all := []counted{
-		{keys: i.quotaKeys("messages-by-source", s.source()), rate: i.Limits.Messages},
-		{keys: i.quotaKeys("messages-hourly", s.number+laneOf), rate: Rate{i.Limits.NumberHourly, time.Hour}},
-		{keys: i.quotaKeys("messages-daily", s.number+laneOf), rate: Rate{i.Limits.NumberDaily, 24 * time.Hour}},
+		{keys: i.quotaKeys("messages-by-source", s.source()), rate: i.Limits.Messages, n: 1},
+		{keys: i.quotaKeys("messages-hourly", s.number+laneOf), rate: Rate{i.Limits.NumberHourly, time.Hour}, n: 1},
+		{keys: i.quotaKeys("messages-daily", s.number+laneOf), rate: Rate{i.Limits.NumberDaily, 24 * time.Hour}, n: 1},
 	}
 	for k := range all {
 		var err error
@@ -171,14 +149,18 @@ func (i *Identity) mayMessage(ctx context.Context, tx *db.Tx, s starter, want bo
 			return false, err
 		}
 	}
-	daily, _, err := i.dailyRow(ctx, tx, s.class, n, now)
-	if err != nil {
-		return false, err
+	for _, b := range i.budgets(s) {
+		q, _, err := i.row(ctx, tx, b, n*b.n, now)
+		if err != nil {
+			return false, err
+		}
+		q.n = b.n
+		all = append(all, q)
 	}
 	ok := true
-	for _, q := range append(all, daily) {
+	for _, q := range all {
 		// Once one is full, the others are written unchanged.
-		if ok && !q.add(now, q.rate, n) {
+		if ok && !q.add(now, q.rate, n*q.n) {
 			ok = false
 		}
 		if err := putCounter(ctx, tx, q.keys, q.counter, q.rate.Per); err != nil {

@@ -82,6 +82,7 @@ func (h *house) attack(r *rapid.T, to string) {
 			if unknown() != before {
 				guess()
 			}
+			read() // the owner may have been warned
 		case "know": // the private code is known to the attacker; the telephone is not his
 			login, err := h.StartLogin(ctx, by, to, value(goodCode))
 			if err != nil {
@@ -102,6 +103,7 @@ func (h *house) attack(r *rapid.T, to string) {
 			if unknown() != before {
 				guess()
 			}
+			read()
 		case "wait":
 			h.clk.Advance(time.Duration(rapid.IntRange(1, 30*60).Draw(r, "minutes")) * time.Minute)
 		case "owner":

@@ -22,6 +22,12 @@ import (
 // runs through the same transactions with the same writes, one comparison of a hash, and leaves after
 // the same time. PSD2 RTS article 4 asks that nobody learns which factor failed.
 func (i *Identity) StartLogin(ctx context.Context, by actor.Actor, number string, private secret.Value) (Started, error) {
+	return i.StartLoginBy(ctx, by, BySMS, number, private)
+}
+
+// StartLoginBy is StartLogin with a second step of the caller's choice. Whether the account has such a
+// factor does not show either.
+func (i *Identity) StartLoginBy(ctx context.Context, by actor.Actor, method Method, number string, private secret.Value) (Started, error) {
 	if by.Key == "" {
 		return Started{}, errNotDevice
 	}
@@ -30,7 +36,16 @@ func (i *Identity) StartLogin(ctx context.Context, by actor.Actor, number string
 		return Started{}, errInvalidPhone
 	}
 	began := time.Now()
-	s := starter{class: stranger, number: e164, key: by.Key, from: network(by.Address)}
+	s := starter{class: stranger, number: e164, key: by.Key, from: network(by.Address), silent: method != BySMS}
+	var ask Started
+	if method == ByPasskey {
+		if i.passkeys == nil {
+			return Started{}, errPasskeysOff
+		}
+		if ask.Passkey, ask.challenge, err = i.askPasskey(); err != nil {
+			return Started{}, err
+		}
+	}
 	if ok, err := i.isKnown(ctx, e164, by.Key); err != nil {
 		return Started{}, err
 	} else if ok {
@@ -55,9 +70,10 @@ func (i *Identity) StartLogin(ctx context.Context, by actor.Actor, number string
 	if err != nil {
 		return Started{}, err
 	}
+	try.Method, try.Passkey = method, ask.challenge
 	started, right, err := i.tryLogin(ctx, by, s, try, private, leave)
 	if err != nil {
-		i.refundLogin(ctx, try)
+		i.refundLogin(ctx, by, try)
 		return Started{}, err
 	}
 	if right && try.Known && i.hasher.outdated(try.code) {
@@ -71,18 +87,12 @@ func (i *Identity) StartLogin(ctx context.Context, by actor.Actor, number string
 	case <-pause.C:
 	case <-waiting.Done():
 	}
-	return Started{started, CodeLifetime}, nil
+	return Started{ID: started, Expires: CodeLifetime, Passkey: ask.Passkey}, nil
 }
 
 // tryLogin compares the private code and writes down what came of it.
 func (i *Identity) tryLogin(ctx context.Context, by actor.Actor, s starter, try attempt, private secret.Value, leave func()) (started string, right bool, err error) {
-	right, err = i.hasher.matches(private, try.code)
-	if errors.Is(err, seal.ErrKeyVersion) { // of a pepper that this process has not heard of
-		if err = i.Keys.Reload(ctx); err == nil {
-			right, err = i.hasher.matches(private, try.code)
-		}
-	}
-	if err != nil {
+	if right, err = i.matches(ctx, private, try.code); err != nil {
 		return "", false, err
 	}
 	leave()
@@ -94,6 +104,17 @@ func (i *Identity) tryLogin(ctx context.Context, by actor.Actor, s starter, try 
 		return err
 	})
 	return started, right, err
+}
+
+// matches compares a private code with a hash.
+func (i *Identity) matches(ctx context.Context, private secret.Value, with hashed) (right bool, err error) {
+	right, err = i.hasher.matches(private, with)
+	if errors.Is(err, seal.ErrKeyVersion) { // of a pepper that this process has not heard of
+		if err = i.Keys.Reload(ctx); err == nil {
+			right, err = i.hasher.matches(private, with)
+		}
+	}
+	return right, err
 }
 
 // isKnown reports whether the key is one of an authorised device of the number's account. It is for
@@ -121,6 +142,7 @@ type attempt struct {
 	code    hashed // what the private code is compared with
 	key     string // of the device
 	charged bool
+	tripped bool // the charge blocked the lane
 }
 
 // chargeLogin looks the account up and counts the attempt in its lane, before the private code is
@@ -150,9 +172,14 @@ func (i *Identity) chargeLogin(ctx context.Context, by actor.Actor, e164 string)
 			return err
 		}
 		open := l.charge(now)
-		try.charged = open
+		try.charged, try.tripped = open, open && l.isBlocked(now)
 		if err := putLane(ctx, tx, keys, l, now); err != nil {
 			return err
+		}
+		if !try.Known {
+			if err := i.countNetwork(ctx, tx, by, now); err != nil {
+				return err
+			}
 		}
 		switch {
 		case !exists:
@@ -172,7 +199,7 @@ func (i *Identity) chargeLogin(ctx context.Context, by actor.Actor, e164 string)
 // refundLogin takes back the charge of an attempt that came to nothing by a failure of our own, as well
 // as it can: a database that does not answer must not lock the customer out. Nobody learns anything
 // from such an attempt, so nobody guesses for free.
-func (i *Identity) refundLogin(ctx context.Context, try attempt) {
+func (i *Identity) refundLogin(ctx context.Context, by actor.Actor, try attempt) {
 	if !try.charged {
 		return
 	}
@@ -189,7 +216,10 @@ func (i *Identity) refundLogin(ctx context.Context, try attempt) {
 			return err
 		}
 		l.refund()
-		return putLane(ctx, tx, keys, l, now)
+		if err := putLane(ctx, tx, keys, l, now); err != nil || try.Known {
+			return err
+		}
+		return i.freeNetwork(ctx, tx, by, now)
 	})
 	if err != nil {
 		i.Log.ErrorContext(ctx, "a login that failed through no fault of the customer's stays counted", "error", err)
@@ -233,18 +263,30 @@ func (i *Identity) recordLogin(ctx context.Context, by actor.Actor, s starter, t
 		case c.Customer != "":
 			e.Personal = numberOf(s.number)
 		}
+		lack, err := i.lacks(ctx, tx, c.Customer, c.Method, now)
+		if err != nil {
+			return err
+		}
+		if right && lack != "" {
+			right, c.Reason = false, lack
+		}
 		if !right {
 			if err := i.shutOut(ctx, tx, by, try.challenge, l, now); err != nil {
 				return err
 			}
 		}
-		send, err := i.mayMessage(ctx, tx, s, right, now)
+		// Only a wrong private code is cause: a right one opened the lane again.
+		warning, err := i.mayWarn(ctx, tx, s.number, try.tripped && try.Reason != "" && c.Reason != "customer-erased" && c.Customer != "", now)
+		if err != nil {
+			return err
+		}
+		send, err := i.mayMessage(ctx, tx, s, right && c.Method == BySMS || warning, now)
 		if err != nil {
 			return err
 		}
 		var slot [][]byte
 		mail := letter{}
-		if send {
+		if right && (send || c.Method != BySMS) {
 			// Each lane has its own, or whoever knows the private code could void every code that the
 			// customer's own device is sent.
 			slot = i.slotKeys(purposeLogin, string(c.Customer), laneOf)
@@ -256,7 +298,10 @@ func (i *Identity) recordLogin(ctx context.Context, by actor.Actor, s starter, t
 			return err
 		}
 		if send {
-			mail = letter{To: s.number, Text: i.codeText(code), Customer: c.Customer, Known: c.Known}
+			mail = letter{To: s.number, Text: i.codeText(code), Customer: c.Customer, Known: c.Known, Login: true}
+		}
+		if send && warning {
+			mail.Text, mail.Login = i.attackText(), false
 		}
 		if err := i.post(ctx, tx, mail, now); err != nil {
 			return err
@@ -278,35 +323,69 @@ func (i *Identity) recordLogin(ctx context.Context, by actor.Actor, s starter, t
 	return started, err
 }
 
-// CompleteLogin exchanges the one-time code for a session. When all three factors are right and the
-// device is new, it becomes a pending device of the customer and nothing more.
+// CompleteLogin exchanges the one-time code for a session that may write. When all three factors are
+// right and the device is new, it becomes a pending device of the customer and nothing more.
 func (i *Identity) CompleteLogin(ctx context.Context, by actor.Actor, login string, code secret.Value, deviceName string) (Tokens, error) {
+	return i.CompleteLoginBy(ctx, by, login, Answer{Code: code, DeviceName: deviceName})
+}
+
+// CompleteLoginBy is CompleteLogin with the answer that the method of its start asks for.
+func (i *Identity) CompleteLoginBy(ctx context.Context, by actor.Actor, login string, answered Answer) (out Tokens, err error) {
+	scope, err := readScope(answered.Scope)
+	if err != nil {
+		return out, err
+	}
+	err = i.finishLogin(ctx, by, login, answered, func(tx *db.Tx, d deviceRow, e *audit.Event, now time.Time) (err error) {
+		out, err = i.newSession(ctx, tx, by, d, scope, now)
+		e.Resource = "session " + out.Session
+		return err
+	})
+	if err != nil {
+		return Tokens{}, err
+	}
+	return out, nil
+}
+
+// finishLogin checks the second step, and has give make what a login by the device is to give.
+func (i *Identity) finishLogin(ctx context.Context, by actor.Actor, login string, answered Answer,
+	give func(tx *db.Tx, d deviceRow, e *audit.Event, now time.Time) error) (err error) {
 	if by.Key == "" {
-		return Tokens{}, errNotDevice
+		return errNotDevice
 	}
 	event := audit.Event{Action: ActionLoginComplete}
 	var row challengeRow
 	found, err := i.findChallenge(ctx, login, purposeLogin, &row)
 	if err != nil {
-		return Tokens{}, err
+		return err
 	}
 	now := i.Clock.Now()
 	if reason := row.dead(found, by.Key, now); reason != "" {
-		return Tokens{}, i.denied(ctx, by, event, reason, "", errLoginFailed)
+		return i.denied(ctx, by, event, reason, "", errLoginFailed)
 	}
 	event.Resource = "login " + row.id
 	state, err := i.openChallenge(row)
 	if err != nil {
-		return Tokens{}, err
+		return err
 	}
 	event.Customer = state.Customer
+	level, err := i.attested(by.Key, answered.Attestation)
+	if err != nil {
+		return i.denied(ctx, by, event, errAttestationRefused.Slug(), row.id, problem.Of(err))
+	}
+	if state.Method != BySMS && state.Method != "" {
+		began := time.Now()
+		defer func() {
+			if err != nil {
+				time.Sleep(time.Until(began.Add(answerFloor)))
+			}
+		}()
+	}
 	ctx, cancel := settle(ctx)
 	defer cancel()
 
-	var out Tokens
 	var answer *problem.Problem // what the caller is told when the event says why
 	err = i.Trail.Do(ctx, by, event, func(tx *db.Tx, e *audit.Event) error {
-		out, answer = Tokens{}, nil
+		answer = nil
 		refuse := func(reason string, p *problem.Problem) error {
 			answer = p
 			e.Deny(because(reason))
@@ -322,7 +401,7 @@ func (i *Identity) CompleteLogin(ctx context.Context, by actor.Actor, login stri
 		if err := setTries(ctx, tx, row.id, row.tries-1); err != nil {
 			return err
 		}
-		matches, err := i.codeMatches(row, by.Key, code)
+		matches, why, err := i.secondStep(ctx, tx, row, state, by.Key, answered, now)
 		if err != nil {
 			return err
 		}
@@ -334,21 +413,30 @@ func (i *Identity) CompleteLogin(ctx context.Context, by actor.Actor, login stri
 		if err != nil {
 			return err
 		}
-		reason := state.Reason
+		changed, err := codeChangedSince(ctx, tx, state.Customer, row.expires-CodeLifetime.Microseconds())
+		if err != nil {
+			return err
+		}
+		reason, tripped := state.Reason, false
 		switch {
 		case reason != "":
 		case state.Phone == "": // of a version that named the lane in another way
 			reason = "expired-code"
 		case l.isBlocked(now):
 			reason = "locked-out"
+		case why != "":
+			reason = why
 		case !matches:
 			reason = "wrong-one-time-code"
 			l.charge(now)
+			tripped = l.isBlocked(now)
 			if err := i.shutOut(ctx, tx, by, state, l, now); err != nil {
 				return err
 			}
 		case row.superseded:
 			reason = "superseded-code" // of the message before the last: no guess, and no failure
+		case changed:
+			reason = "private-code-changed" // since the login began
 		default:
 			l.reset()
 		}
@@ -356,11 +444,22 @@ func (i *Identity) CompleteLogin(ctx context.Context, by actor.Actor, login stri
 			return err
 		}
 		if reason != "" {
+			if err := i.warn(ctx, tx, by, state, tripped, now); err != nil {
+				return err
+			}
 			return refuse(reason, errLoginFailed)
 		}
 
 		// All three factors are right. From here on the caller may be told the truth.
 		if _, err := useChallenge(ctx, tx, row.id); err != nil {
+			return err
+		}
+		if !state.Known {
+			if err := i.freeNetwork(ctx, tx, by, now); err != nil {
+				return err
+			}
+		}
+		if err := i.dropExpired(ctx, tx, by, state.Customer, now); err != nil {
 			return err
 		}
 		device, has, err := i.rows.deviceByKey(ctx, tx, state.Customer, by.Key)
@@ -370,36 +469,49 @@ func (i *Identity) CompleteLogin(ctx context.Context, by actor.Actor, login stri
 		switch {
 		case has && device.status == revoked:
 			return refuse("revoked-device", errLoginFailed)
-		case has && device.status == pending:
-			return refuse("device-pending", devicePending(device.id))
+		case !has && level == "" && i.Attest.Policy == AttestRequired:
+			return refuse(errAttestationRequired.Slug(), errAttestationRequired)
 		case !has:
-			device, err = i.addDevice(ctx, tx, by, state.Customer, deviceName, now)
+			device, err = i.addDevice(ctx, tx, by, state.Customer, answered.DeviceName, now)
 			if errors.Is(err, errTooManyDevices) {
 				return refuse(errTooManyDevices.Slug(), errTooManyDevices)
 			}
 			if err != nil {
 				return err
 			}
-			return refuse("device-pending", devicePending(device.id))
+		}
+		if err := i.vouched(ctx, tx, device, level); err != nil {
+			return err
+		}
+		if device.status == pending {
+			in, p, err := i.await(ctx, tx, by, device, now)
+			if err != nil {
+				return err
+			}
+			if !in {
+				return refuse("device-pending", p)
+			}
+			device.status = authorised
 		}
 		if err := i.liftCeiling(ctx, tx, state, now); err != nil {
 			return err
 		}
-		out, err = i.newSession(ctx, tx, device, now)
-		e.Resource = "session " + out.Session
-		return err
+		if err := i.remembered(ctx, tx, by, state.Customer); err != nil {
+			return err
+		}
+		return give(tx, device, e, now)
 	})
 	if answer != nil && err != nil {
 		if p := problem.Of(err); p != nil && p.Kind() == problem.Unauthenticated {
 			i.metrics.refused.WithLabelValues(event.Action, p.Slug()).Inc()
-			return Tokens{}, answer
+			return answer
 		}
 	}
 	if err != nil {
-		return Tokens{}, err
+		return err
 	}
 	i.metrics.done.WithLabelValues(event.Action).Inc()
-	return out, nil
+	return nil
 }
 
 // shutOut revokes a known device whose lane has reached the ceiling. Its holder guesses; the customer's
@@ -430,8 +542,9 @@ func (i *Identity) liftCeiling(ctx context.Context, tx *db.Tx, state challenge, 
 	return putLane(ctx, tx, keys, l, now)
 }
 
-func devicePending(device string) *problem.Problem {
-	return problem.New(problem.Forbidden, "device-pending", "This device is new. Approve it from a device that you have authorised, then log in again.").With("device", device)
+func devicePending(device, number string) *problem.Problem {
+	return problem.New(problem.Forbidden, "device-pending", "This device is new. Type its number into a device that you have authorised, then log in again.").
+		With("device", device).With("number", number)
 }
 
 // addDevice makes by's key a pending device of the customer.

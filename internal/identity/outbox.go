@@ -25,7 +25,10 @@ type letter struct {
 	Text     string      `json:"text"`
 	Customer customer.ID `json:"customer,omitempty"`
 	Known    bool        `json:"known,omitempty"` // it is for a known device
+	Login    bool        `json:"login,omitempty"` // it holds the code of a login
 	Made     int64       `json:"made"`
+	Via      string      `json:"via,omitempty"`   // the provider that accepted it
+	Tried    []string    `json:"tried,omitempty"` // providers that accepted it and did not deliver
 }
 
 const (
@@ -52,11 +55,15 @@ func (i *Identity) post(ctx context.Context, tx *db.Tx, l letter, now time.Time)
 }
 
 // codeText is the message with a one-time code. The code is the only run of six digits in its first
-// paragraph; the optional last line is the one of the W3C's origin-bound one-time codes.
+// paragraph; the optional last line is the one of the W3C's origin-bound one-time codes, or the hash of
+// Android's SMS Retriever.
 func (i *Identity) codeText(code string) string {
 	text := fmt.Sprintf("Your %s code is %s. It is good for %d minutes. Never tell it to anyone.", i.Brand, code, int(CodeLifetime.Minutes()))
 	if i.WebOTPHost != "" {
 		text += "\n\n@" + i.WebOTPHost + " #" + code
+	}
+	if i.AppHash != "" {
+		text += "\n\n" + i.AppHash
 	}
 	return text
 }
@@ -155,9 +162,15 @@ func (i *Identity) deliverOne(ctx context.Context, row outboxRow) error {
 	if err := i.openBlank("sms_outbox", row.id, row.sealed, &l); err != nil {
 		return err
 	}
-	sending, cancel := context.WithTimeout(ctx, deliveryTime)
-	err := i.Sender.Send(sending, sms.Message{ID: row.id, To: l.To, Text: l.Text, Made: clock.FromMicros(l.Made)})
-	cancel()
+	held, err := i.simChanged(ctx, l, row.id)
+	if held {
+		return err
+	}
+	if err == nil {
+		sending, cancel := context.WithTimeout(ctx, deliveryTime)
+		err = i.carry(sending, row.id, &l)
+		cancel()
+	}
 	if ctx.Err() != nil && err != nil {
 		return nil // we are stopping; the claim ends and somebody tries again
 	}
@@ -170,7 +183,12 @@ func (i *Identity) deliverOne(ctx context.Context, row outboxRow) error {
 	case err == nil:
 		i.gateway.Success()
 		i.metrics.messages.WithLabelValues("sent").Inc()
-		return i.Trail.Do(settled, by, e, func(tx *db.Tx, _ *audit.Event) error { return deleteOutbox(settled, tx, row.id) })
+		return i.Trail.Do(settled, by, e, func(tx *db.Tx, _ *audit.Event) error {
+			if err := i.keepSent(settled, tx, row, l); err != nil {
+				return err
+			}
+			return deleteOutbox(settled, tx, row.id)
+		})
 	case errors.Is(err, sms.ErrRejected):
 		i.gateway.Success() // it answers, and dislikes this message
 		i.metrics.messages.WithLabelValues("rejected").Inc()

@@ -2,6 +2,7 @@ package identity
 
 import (
 	"context"
+	"encoding/json"
 	"strings"
 	"time"
 	"unicode"
@@ -22,6 +23,9 @@ import (
 type Started struct {
 	ID      string
 	Expires time.Duration
+	// Passkey is what a passkey has to answer, in WebAuthn's JSON, when that is the second step.
+	Passkey   json.RawMessage
+	challenge string
 }
 
 // StartRegistration sends a one-time code to the number. The answer is the same when the number has
@@ -90,7 +94,7 @@ func (i *Identity) StartRegistration(ctx context.Context, by actor.Actor, number
 		return Started{}, err
 	}
 	i.metrics.done.WithLabelValues(ActionRegistrationStart).Inc()
-	return Started{started, CodeLifetime}, nil
+	return Started{ID: started, Expires: CodeLifetime}, nil
 }
 
 // numberOf is the number in the personal part of an event, which is only ever sealed under the key of the
@@ -106,6 +110,12 @@ type Registered struct {
 // CompleteRegistration makes the customer, if the code is the one that was sent and the number has no
 // account. The private code is judged first, so that choosing a better one costs no try.
 func (i *Identity) CompleteRegistration(ctx context.Context, by actor.Actor, registration string, code, private secret.Value, deviceName string) (Registered, error) {
+	return i.CompleteRegistrationWith(ctx, by, registration, private, Answer{Code: code, DeviceName: deviceName})
+}
+
+// CompleteRegistrationWith is CompleteRegistration with what vouches for the device's key.
+func (i *Identity) CompleteRegistrationWith(ctx context.Context, by actor.Actor, registration string, private secret.Value, answered Answer) (Registered, error) {
+	code, deviceName := answered.Code, answered.DeviceName
 	if by.Key == "" {
 		return Registered{}, errNotDevice
 	}
@@ -130,6 +140,13 @@ func (i *Identity) CompleteRegistration(ctx context.Context, by actor.Actor, reg
 	now := i.Clock.Now()
 	if reason := row.dead(found, by.Key, now); reason != "" {
 		return Registered{}, i.denied(ctx, by, event, reason, "", errRegistrationFailed)
+	}
+	level, err := i.attested(by.Key, answered.Attestation)
+	if err == nil && level == "" && i.Attest.Policy == AttestRequired {
+		err = errAttestationRequired
+	}
+	if p := problem.Of(err); p != nil {
+		return Registered{}, i.denied(ctx, by, event, p.Slug(), row.id, p)
 	}
 
 	waiting := ctx
@@ -225,10 +242,14 @@ func (i *Identity) CompleteRegistration(ctx context.Context, by actor.Actor, reg
 		}
 		us := clock.Micros(now)
 		e.Resource, e.Personal = "device "+out.Device, numberOf(state.Phone)
-		return i.rows.insertDevice(ctx, tx, deviceRow{
+		d := deviceRow{
 			id: out.Device, customer: out.Customer, jkt: by.Key, status: authorised, added: us, seen: us,
 			name: ring.Seal(place("device", out.Customer, out.Device), []byte(cleanName(deviceName))),
-		})
+		}
+		if err := i.rows.insertDevice(ctx, tx, d); err != nil {
+			return err
+		}
+		return i.vouched(ctx, tx, d, level)
 	})
 	if p := problem.Of(err); p != nil && p.Kind() == problem.Unauthenticated {
 		i.metrics.refused.WithLabelValues(event.Action, p.Slug()).Inc()

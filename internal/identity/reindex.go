@@ -188,6 +188,7 @@ func accountAt(ctx context.Context, tx *db.Tx, phoneIndex []byte) (c customer.ID
 	return c, err
 }
 
+// deviceKeys returns what names the lanes of a customer's devices.
 func deviceKeys(ctx context.Context, tx *db.Tx, c customer.ID) (keys []string, err error) {
 	rows, err := tx.Query(ctx, `SELECT jkt FROM device WHERE customer_id = $1`, string(c))
 	if err != nil {
@@ -199,7 +200,7 @@ func deviceKeys(ctx context.Context, tx *db.Tx, c customer.ID) (keys []string, e
 		if err := rows.Scan(&key); err != nil {
 			return nil, err
 		}
-		keys = append(keys, key)
+		keys = append(keys, key, key+resetLane)
 	}
 	return keys, rows.Err()
 }

@@ -462,7 +462,7 @@ func TestNIST_3_2_2_KnownDeviceIsRevokedAfterHundredFailures(t *testing.T) {
 		if p == nil || p.Member("device") == nil {
 			t.Fatal(err)
 		}
-		if err := h.ApproveDevice(t.Context(), h.acting(session, "own"), p.Member("device").(string)); err != nil {
+		if err := h.ApproveDevice(t.Context(), h.acting(session, "own"), p.Member("device").(string), p.Member("number").(string)); err != nil {
 			t.Fatal(err)
 		}
 		h.clk.Advance(time.Hour) // the session is idle from now on, and not yet over

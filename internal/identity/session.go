@@ -24,6 +24,7 @@ type Tokens struct {
 	AccessExpires, RefreshExpires time.Duration
 	Session, Device               string
 	Customer                      customer.ID
+	Scope                         string
 }
 
 // What tokens begin with, so that a leaked one is recognised for what it is.
@@ -54,40 +55,65 @@ func wellFormed(token, prefix string) bool {
 	return len(token) == tokenLength && strings.HasPrefix(token, prefix)
 }
 
-// newSession starts a session on an authorised device.
-func (i *Identity) newSession(ctx context.Context, tx *db.Tx, d deviceRow, now time.Time) (Tokens, error) {
+// newSession starts a session with the scopes on an authorised device.
+func (i *Identity) newSession(ctx context.Context, tx *db.Tx, by actor.Actor, d deviceRow, scope string, now time.Time) (Tokens, error) {
 	s := sessionRow{
 		id: id.New("ses"), device: d.id, jkt: d.jkt, customer: d.customer, deviceStatus: d.status,
-		made: clock.Micros(now), used: clock.Micros(now),
-		expires: clock.Micros(now.Add(i.SessionLifetime)),
+		made: clock.Micros(now), scope: scope, acr: ACR,
 	}
-	s.idleExpires = min(clock.Micros(now.Add(i.IdleLifetime)), s.expires)
+	for one := range strings.SplitSeq(scope, " ") {
+		_, whole := i.limits(one)
+		s.expires = max(s.expires, clock.Micros(now.Add(whole)))
+	}
+	s.used = s.made
+	i.use(&s, now)
+	ring, err := i.Keys.Customer(ctx, tx, d.customer)
+	if err != nil {
+		return Tokens{}, err
+	}
+	if by.Address.IsValid() {
+		s.origin = ring.Seal(place("session", d.customer, s.id), []byte(by.Address.String()))
+	}
 	if err := i.rows.insertSession(ctx, tx, s); err != nil {
 		return Tokens{}, err
 	}
-	return i.newTokens(ctx, tx, s, now)
+	return i.newTokens(ctx, tx, s, nil, now)
 }
 
-// newTokens gives a session its next pair of tokens.
-func (i *Identity) newTokens(ctx context.Context, tx *db.Tx, s sessionRow, now time.Time) (Tokens, error) {
+// newTokens gives a session its next pair of tokens, for the refresh token whose hash is parent.
+func (i *Identity) newTokens(ctx context.Context, tx *db.Tx, s sessionRow, parent []byte, now time.Time) (Tokens, error) {
 	access, accessHash := newToken(accessPrefix)
 	refresh, refreshHash := newToken(refreshPrefix)
 	expires := min(clock.Micros(now.Add(i.AccessLifetime)), s.idleExpires)
-	if err := insertTokens(ctx, tx, s.id, accessHash, refreshHash, expires, s.expires); err != nil {
+	if err := insertTokens(ctx, tx, s.id, accessHash, refreshHash, parent, expires, s.expires); err != nil {
 		return Tokens{}, err
 	}
 	return Tokens{
 		Access: access, Refresh: refresh,
 		AccessExpires:  clock.FromMicros(expires).Sub(now),
 		RefreshExpires: clock.FromMicros(s.idleExpires).Sub(now),
-		Session:        s.id, Device: s.device, Customer: s.customer,
+		Session:        s.id, Device: s.device, Customer: s.customer, Scope: s.granted(),
 	}, nil
 }
 
+// grace is for how long a refresh whose answer was lost may be repeated.
+const grace = 30 * time.Second
+
 // Refresh exchanges a refresh token for a new pair. A token that is used a second time was stolen,
 // from the customer or by the customer's thief: the session ends for both (RFC 9700 section 4.14).
-// A token that comes with another device's key is refused and ends nothing, or strangers could.
+//
+// A refresh whose answer was lost on the way looks the same at first. So within the grace the same key
+// gets another pair for the same token, as long as no refresh token that came of it has been used: then the answer
+// had arrived. Neither pair is worth anything without the key.
+//
+// A token that comes with another device's key is refused. It ends nothing while it has not been used,
+// and is a reuse like any other once it has.
 func (i *Identity) Refresh(ctx context.Context, by actor.Actor, token secret.Value) (Tokens, error) {
+	return i.refreshWithin(ctx, by, token, "")
+}
+
+// refreshWithin is Refresh that is refused when the session does not have the scopes, or no longer.
+func (i *Identity) refreshWithin(ctx context.Context, by actor.Actor, token secret.Value, scope string) (Tokens, error) {
 	if by.Key == "" {
 		return Tokens{}, errNotDevice
 	}
@@ -110,17 +136,22 @@ func (i *Identity) Refresh(ctx context.Context, by actor.Actor, token secret.Val
 		return Tokens{}, i.denied(ctx, by, event, "unknown-token", "", errInvalidRefresh)
 	}
 	event.Customer, event.Resource = s.customer, "session "+s.id
+	stolen := s.jkt != by.Key
 	// Cheap refusals that change nothing are bounded in number; see denials.
-	if s.jkt != by.Key {
+	if stolen && (!s.tokenUsed.Valid || s.revoked.Valid) {
 		return Tokens{}, i.denied(ctx, by, event, "other-device", s.id, errInvalidRefresh)
 	}
 	// Token and key belong together, so it is the customer who acts.
-	by.Kind, by.ID, by.Device, by.Session = actor.Customer, string(s.customer), s.device, s.id
+	if !stolen {
+		by.Kind, by.ID, by.Device, by.Session = actor.Customer, string(s.customer), s.device, s.id
+	}
 	switch {
 	case s.revoked.Valid:
 		return Tokens{}, i.denied(ctx, by, event, "session-revoked", s.id, s.ended(errSessionRevoked))
-	case s.over(now):
+	case s.over(now) || i.live(&s, now) == "":
 		return Tokens{}, i.denied(ctx, by, event, "session-expired", s.id, errInvalidRefresh)
+	case !stolen && !within(scope, i.live(&s, now)):
+		return Tokens{}, i.denied(ctx, by, event, "scope-not-granted", s.id, errInvalidScope)
 	}
 	ctx, cancel := settle(ctx)
 	defer cancel()
@@ -142,27 +173,32 @@ func (i *Identity) Refresh(ctx context.Context, by actor.Actor, token secret.Val
 		case s.revoked.Valid || s.deviceStatus != authorised:
 			return refuse("session-revoked", s.ended(errSessionRevoked))
 		}
-		fresh, err := useRefresh(ctx, tx, hash, now)
+		good, err := useRefresh(ctx, tx, hash, now)
 		if err != nil {
 			return err
 		}
-		if !fresh {
-			if _, err := revokeSession(ctx, tx, s.id, now); err != nil {
+		if !good && !stolen && s.tokenUsed.Valid && clock.Micros(now)-s.tokenUsed.Int64 <= grace.Microseconds() {
+			arrived, err := successorUsed(ctx, tx, hash)
+			if err != nil {
 				return err
 			}
-			ended := audit.Event{Action: ActionSessionRevoke, Resource: "session " + s.id, Customer: s.customer,
-				Outcome: audit.Granted, Reason: "refresh-token-reused"}
-			if err := i.Trail.Record(ctx, tx, by, ended); err != nil {
+			good, e.Reason = !arrived, "answer-lost"
+		}
+		if !good {
+			e.Reason = ""
+			if err := i.endSession(ctx, tx, by, s.customer, s.id, "refresh-token-reused", now); err != nil {
 				return err
+			}
+			if stolen {
+				return refuse("refresh-token-reused", errInvalidRefresh)
 			}
 			return refuse("refresh-token-reused", errSessionRevoked)
 		}
-		s.used = clock.Micros(now)
-		s.idleExpires = min(clock.Micros(now.Add(i.IdleLifetime)), s.expires)
-		if err := touch(ctx, tx, s); err != nil {
+		i.use(&s, now)
+		if err := i.rows.touch(ctx, tx, s); err != nil {
 			return err
 		}
-		out, err = i.newTokens(ctx, tx, s, now)
+		out, err = i.newTokens(ctx, tx, s, hash, now)
 		return err
 	})
 	if answer != nil && err != nil {
@@ -182,7 +218,11 @@ func (i *Identity) Refresh(ctx context.Context, by actor.Actor, token secret.Val
 type SessionInfo struct {
 	Session, Device, DeviceName    string
 	Customer                       customer.ID
+	Scope, ACR                     string
+	Address                        string // of the login; "" when it is not known
 	LoggedIn, IdleExpires, Expires time.Time
+	LastUsed                       time.Time // to the minute
+	Current                        bool
 }
 
 // CurrentSession returns the session that acts.
@@ -200,19 +240,8 @@ func (i *Identity) CurrentSession(ctx context.Context, by actor.Actor) (out Sess
 		if !ok || s.revoked.Valid {
 			return errSessionRevoked
 		}
-		d, _, err := i.rows.deviceByID(ctx, tx, c, s.device)
-		if err != nil {
-			return err
-		}
-		name, err := i.deviceName(ctx, tx, d)
-		if err != nil {
-			return err
-		}
-		out = SessionInfo{
-			Session: s.id, Device: s.device, DeviceName: name, Customer: c, LoggedIn: clock.FromMicros(s.made),
-			IdleExpires: clock.FromMicros(s.idleExpires), Expires: clock.FromMicros(s.expires),
-		}
-		return nil
+		out, err = i.describe(ctx, tx, s, true)
+		return err
 	})
 	return out, err
 }

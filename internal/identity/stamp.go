@@ -46,5 +46,9 @@ func deviceParts(id string, c customer.ID, jkt, status string) [][]byte {
 }
 
 func sessionParts(s *sessionRow) [][]byte {
-	return [][]byte{[]byte("identity.session"), []byte(s.id), []byte(s.customer), []byte(s.device), []byte(s.jkt), decimal(s.made), decimal(s.expires)}
+	parts := [][]byte{[]byte("identity.session"), []byte(s.id), []byte(s.customer), []byte(s.device), []byte(s.jkt), decimal(s.made), decimal(s.expires)}
+	if s.scope == "" {
+		return parts // from before there were scopes
+	}
+	return append(parts, []byte(s.scope), []byte(s.acr))
 }

@@ -180,16 +180,18 @@ type sessionRow struct {
 	tokenExpires         int64
 	tokenUsed            sql.NullInt64 // refresh tokens only
 	stamp, deviceStamp   []byte
+	scope, acr           string
+	origin               []byte // sealed; written, and read by the list of sessions alone
 }
 
 const (
-	sessionColumns = `s.id, s.device_id, s.jkt, s.customer_id, s.made_at, s.used_at, s.idle_expires_at, s.expires_at, s.revoked_at, s.stamp, d.status, d.stamp`
+	sessionColumns = `s.id, s.device_id, s.jkt, s.customer_id, s.made_at, s.used_at, s.idle_expires_at, s.expires_at, s.revoked_at, s.stamp, s.scope, s.acr, d.status, d.stamp`
 	sessionDevice  = `device d ON d.id = s.device_id AND d.customer_id = s.customer_id AND d.jkt = s.jkt`
 )
 
 func (s *sessionRow) fields(more ...any) []any {
 	return append([]any{&s.id, &s.device, &s.jkt, &s.customer, &s.made, &s.used, &s.idleExpires, &s.expires, &s.revoked, &s.stamp,
-		&s.deviceStatus, &s.deviceStamp}, more...)
+		&s.scope, &s.acr, &s.deviceStatus, &s.deviceStamp}, more...)
 }
 
 // checkSession checks the stamps of a session and of its device.
@@ -246,16 +248,18 @@ func (r rows) sessionByID(ctx context.Context, tx *db.Tx, c customer.ID, id stri
 
 func (r rows) insertSession(ctx context.Context, tx *db.Tx, s sessionRow) error {
 	_, err := tx.Exec(ctx, `
-		INSERT INTO session (id, customer_id, device_id, jkt, made_at, used_at, idle_expires_at, expires_at, stamp)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`,
-		s.id, string(s.customer), s.device, s.jkt, s.made, s.used, s.idleExpires, s.expires, r.stamp(sessionParts(&s)))
+		INSERT INTO session (id, customer_id, device_id, jkt, made_at, used_at, idle_expires_at, expires_at, scope, acr, origin, stamp)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)`,
+		s.id, string(s.customer), s.device, s.jkt, s.made, s.used, s.idleExpires, s.expires, s.scope, s.acr, s.origin, r.stamp(sessionParts(&s)))
 	return err
 }
 
-// touch moves the end of idleness, for a session that is in use.
-func touch(ctx context.Context, tx *db.Tx, s sessionRow) error {
-	_, err := tx.Exec(ctx, `UPDATE session SET used_at = $1, idle_expires_at = $2 WHERE id = $3 AND used_at < $1 AND revoked_at IS NULL`,
-		s.used, s.idleExpires, s.id)
+// touch moves the end of idleness, for a session that is in use, and takes away the scopes that have ended.
+func (r rows) touch(ctx context.Context, tx *db.Tx, s sessionRow) error {
+	_, err := tx.Exec(ctx, `
+		UPDATE session SET used_at = $1, idle_expires_at = $2, scope = $3, stamp = $4
+		WHERE id = $5 AND used_at < $1 AND revoked_at IS NULL`,
+		s.used, s.idleExpires, s.scope, r.stamp(sessionParts(&s)), s.id)
 	if err != nil {
 		return err
 	}
@@ -288,19 +292,32 @@ func revokeDeviceSessions(ctx context.Context, tx *db.Tx, device string, now tim
 	return ids, rows.Err()
 }
 
-func insertTokens(ctx context.Context, tx *db.Tx, session string, access, refresh []byte, accessExpires, refreshExpires int64) error {
+func insertTokens(ctx context.Context, tx *db.Tx, session string, access, refresh, parent []byte, accessExpires, refreshExpires int64) error {
 	if _, err := tx.Exec(ctx, `INSERT INTO access_token (hash, session_id, expires_at) VALUES ($1, $2, $3)`,
 		access, session, accessExpires); err != nil {
 		return err
 	}
-	_, err := tx.Exec(ctx, `INSERT INTO refresh_token (hash, session_id, expires_at) VALUES ($1, $2, $3)`,
-		refresh, session, refreshExpires)
+	_, err := tx.Exec(ctx, `INSERT INTO refresh_token (hash, session_id, expires_at, parent) VALUES ($1, $2, $3, $4)`,
+		refresh, session, refreshExpires, parent)
 	return err
 }
 
 // useRefresh marks the token used, and reports false when somebody was faster.
 func useRefresh(ctx context.Context, tx *db.Tx, hash []byte, now time.Time) (bool, error) {
 	n, err := tx.Exec(ctx, `UPDATE refresh_token SET used_at = $1 WHERE hash = $2 AND used_at IS NULL`, clock.Micros(now), hash)
+	return n == 1, err
+}
+
+// successorUsed reports whether a token that this one was exchanged for has been used: its answer arrived.
+func successorUsed(ctx context.Context, tx *db.Tx, hash []byte) (used bool, err error) {
+	var n int64
+	err = tx.QueryRow(ctx, `SELECT count(*) FROM refresh_token WHERE parent = $1 AND used_at IS NOT NULL`, hash).Scan(&n)
+	return n > 0, err
+}
+
+// spendProof reports false when the proof was spent before, at whatever server.
+func spendProof(ctx context.Context, tx *db.Tx, digest []byte, until time.Time) (bool, error) {
+	n, err := tx.Exec(ctx, `INSERT INTO spent_proof (digest, expires_at) VALUES ($1, $2) ON CONFLICT (digest) DO NOTHING`, digest, clock.Micros(until))
 	return n == 1, err
 }
 
@@ -557,8 +574,15 @@ var sweeps = []struct {
 	{`DELETE FROM access_token WHERE hash IN (SELECT hash FROM access_token WHERE expires_at < $1 LIMIT $2)`, 24 * time.Hour},
 	{`DELETE FROM refresh_token WHERE hash IN (SELECT hash FROM refresh_token WHERE expires_at < $1 LIMIT $2)`, 24 * time.Hour},
 	{`DELETE FROM session WHERE id IN (SELECT id FROM session WHERE expires_at < $1 LIMIT $2)`, 30 * 24 * time.Hour},
+	{`DELETE FROM oauth_code WHERE hash IN (SELECT hash FROM oauth_code WHERE expires_at < $1 LIMIT $2)`, time.Hour},
+	{`DELETE FROM payment WHERE id IN (SELECT id FROM payment WHERE expires_at < $1 LIMIT $2)`, 24 * time.Hour},
+	{`DELETE FROM spent_proof WHERE digest IN (SELECT digest FROM spent_proof WHERE expires_at < $1 LIMIT $2)`, time.Minute},
 	{`DELETE FROM quota WHERE counted IN (SELECT counted FROM quota WHERE expires_at < $1 LIMIT $2)`, 0},
 	{`DELETE FROM sms_outbox WHERE id IN (SELECT id FROM sms_outbox WHERE expires_at < $1 AND next_at < $1 LIMIT $2)`, time.Minute},
+	{`DELETE FROM sms_sent WHERE id IN (SELECT id FROM sms_sent WHERE expires_at < $1 LIMIT $2)`, time.Minute},
+	{`DELETE FROM code_reset WHERE customer_id IN (SELECT customer_id FROM code_reset WHERE expires_at < $1 LIMIT $2)`, 0},
+	{`DELETE FROM vouch WHERE expires_at < $1 AND subject IN (SELECT subject FROM vouch WHERE expires_at < $1 LIMIT $2)`, 0},
+	{`DELETE FROM notice WHERE id IN (SELECT id FROM notice WHERE made_at < $1 LIMIT $2)`, noticesKept},
 	// A lane at its ceiling is only opened by a login, never by time.
 	{`DELETE FROM throttle WHERE lane IN (SELECT lane FROM throttle WHERE updated_at < $1 AND total < 100 LIMIT $2)`, 90 * 24 * time.Hour},
 }
@@ -581,5 +605,5 @@ func (i *Identity) cleanup(ctx context.Context) error {
 			}
 		}
 	}
-	return nil
+	return i.clearBudgets(ctx)
 }

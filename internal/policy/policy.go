@@ -73,6 +73,11 @@ const (
 	AuditReveal    = "audit.reveal"
 	EventRecord    = "event.record"
 	AuditTiles     = "audit.tiles" // the log: checkpoints, tiles and entries
+
+	SessionIntrospect = "session.introspect"
+	PaymentAsk        = "payment.ask"
+	PaymentRead       = "payment.read"
+	PaymentVerify     = "payment.verify"
 )
 
 // Suffix is how the names of policy files end; others in the folder are left alone.

@@ -84,14 +84,14 @@ type deleteRecordInput struct {
 
 // Register adds the operations on the calling customer's own records and blobs.
 func (v *Vault) Register(api huma.API) {
-	session := []map[string][]string{{"session": {}}}
+	session := func(scope string) []map[string][]string { return []map[string][]string{{"session": {scope}}} }
 	tags := []string{"Records"}
 	body := &huma.RequestBody{Required: true, Description: "The record's fields.", Content: map[string]*huma.MediaType{}}
 
 	huma.Register(api, huma.Operation{
 		OperationID: "put-record", Method: http.MethodPut, Path: "/v1/records/{collection}/{key}", Tags: tags,
 		Summary:  "Write a record",
-		Security: session, DefaultStatus: http.StatusOK, RejectUnknownQueryParameters: true,
+		Security: session("write"), DefaultStatus: http.StatusOK, RejectUnknownQueryParameters: true,
 		RequestBody: body, SkipValidateBody: true, BodyReadTimeout: 10 * time.Second,
 		MaxBodyBytes: maxBody + 1, // huma refuses a body of exactly the limit
 		Errors: []int{http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound, http.StatusConflict,
@@ -104,21 +104,21 @@ func (v *Vault) Register(api huma.API) {
 	huma.Register(api, huma.Operation{
 		OperationID: "get-record", Method: http.MethodGet, Path: "/v1/records/{collection}/{key}", Tags: tags,
 		Summary:  "Read a record, masked unless revealed for a purpose",
-		Security: session, RejectUnknownQueryParameters: true,
+		Security: session("read"), RejectUnknownQueryParameters: true,
 		Errors: []int{http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound, http.StatusGone, http.StatusServiceUnavailable},
 	}, v.getRecord)
 
 	huma.Register(api, huma.Operation{
 		OperationID: "list-records", Method: http.MethodGet, Path: "/v1/records/{collection}", Tags: tags,
 		Summary:  "List the records of a collection, masked",
-		Security: session, RejectUnknownQueryParameters: true,
+		Security: session("read"), RejectUnknownQueryParameters: true,
 		Errors: []int{http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound, http.StatusGone, http.StatusServiceUnavailable},
 	}, v.listRecords)
 
 	huma.Register(api, huma.Operation{
 		OperationID: "delete-record", Method: http.MethodDelete, Path: "/v1/records/{collection}/{key}", Tags: tags,
 		Summary:  "Delete a record",
-		Security: session, DefaultStatus: http.StatusNoContent, RejectUnknownQueryParameters: true,
+		Security: session("write"), DefaultStatus: http.StatusNoContent, RejectUnknownQueryParameters: true,
 		Errors: []int{http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound, http.StatusGone,
 			http.StatusPreconditionFailed, http.StatusServiceUnavailable},
 	}, v.deleteRecord)

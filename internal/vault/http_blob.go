@@ -87,7 +87,7 @@ type getBlobInput struct {
 }
 
 func (v *Vault) registerBlobs(api huma.API) {
-	session := []map[string][]string{{"session": {}}}
+	session := func(scope string) []map[string][]string { return []map[string][]string{{"session": {scope}}} }
 	tags := []string{"Blobs"}
 	// OpenAPI 3.1 describes bytes by their type alone, without a schema.
 	document := map[string]*huma.MediaType{BlobType: {}}
@@ -96,7 +96,7 @@ func (v *Vault) registerBlobs(api huma.API) {
 	huma.Register(api, huma.Operation{
 		OperationID: "put-blob", Method: http.MethodPut, Path: BlobPath + "{collection}/{key}", Tags: tags,
 		Summary:  "Write a document of up to 50 MB",
-		Security: session, DefaultStatus: http.StatusOK, RejectUnknownQueryParameters: true, SkipValidateBody: true,
+		Security: session("write"), DefaultStatus: http.StatusOK, RejectUnknownQueryParameters: true, SkipValidateBody: true,
 		RequestBody: &huma.RequestBody{Required: true, Description: "The document, as it is.", Content: document},
 		Errors: append([]int{http.StatusBadRequest, http.StatusConflict, http.StatusPreconditionFailed, http.StatusRequestEntityTooLarge,
 			http.StatusUnsupportedMediaType, http.StatusPreconditionRequired}, common...),
@@ -105,7 +105,7 @@ func (v *Vault) registerBlobs(api huma.API) {
 	huma.Register(api, huma.Operation{
 		OperationID: "get-blob", Method: http.MethodGet, Path: BlobPath + "{collection}/{key}", Tags: tags,
 		Summary:  "Read a document, for a purpose",
-		Security: session, RejectUnknownQueryParameters: true,
+		Security: session("read"), RejectUnknownQueryParameters: true,
 		Responses: map[string]*huma.Response{"200": {Description: "The document, as it was written.", Content: document}},
 		Errors:    append([]int{http.StatusUnprocessableEntity}, common...),
 	}, v.giveBlob)
@@ -113,7 +113,7 @@ func (v *Vault) registerBlobs(api huma.API) {
 	huma.Register(api, huma.Operation{
 		OperationID: "delete-blob", Method: http.MethodDelete, Path: BlobPath + "{collection}/{key}", Tags: tags,
 		Summary:  "Delete a document",
-		Security: session, DefaultStatus: http.StatusNoContent, RejectUnknownQueryParameters: true,
+		Security: session("write"), DefaultStatus: http.StatusNoContent, RejectUnknownQueryParameters: true,
 		Errors: append([]int{http.StatusBadRequest, http.StatusPreconditionFailed}, common...),
 	}, v.dropBlob)
 }

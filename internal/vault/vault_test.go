@@ -327,7 +327,7 @@ func TestDocument(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, want := range []string{`"RecordOf_profile"`, `#/components/schemas/RecordOf_bank_account`, `"required":["holder","iban"]`,
-		`"additionalProperties":false`, `"If-None-Match"`, `"application/octet-stream":{}`, `"security":[{"session":[]}]`} {
+		`"additionalProperties":false`, `"If-None-Match"`, `"application/octet-stream":{}`, `"security":[{"session":["write"]}]`} {
 		if !bytes.Contains(document, []byte(want)) {
 			t.Errorf("the document lacks %s", want)
 		}

@@ -215,7 +215,7 @@ class Phone {
         try {
           await login.complete(code, this.name);
         } catch (err) {
-          if (err instanceof Problem && err.slug === "device-pending") return this.pending(phone);
+          if (err instanceof Problem && err.slug === "device-pending") return this.pending(err.members.number);
           throw err;
         }
         await this.home("profile");
@@ -223,11 +223,12 @@ class Phone {
       h("div", { className: "grow" }), this.back());
   }
 
-  pending() {
+  pending(number) {
     this.show("wait",
       h("h2", {}, "Approve this phone"),
       h("p", {}, "All three factors were right, but this phone is new."),
-      h("p", { className: "note" }, "On your other phone, open Devices and approve “", this.name, "”. Then log in here."),
+      h("p", { className: "note" }, "On your other phone, open Devices and type this number beside “", this.name, "”. Then log in here."),
+      h("p", { className: "number" }, number),
       h("div", { className: "grow" }),
       h("button", { name: "enter", onclick: () => this.login() }, "I have approved it: log in"));
     others(this).forEach((p) => p.deviceArrived?.());
@@ -341,10 +342,12 @@ class Phone {
         h("div", {}, h("h3", {}, d.name || "A device"),
           h("p", { className: "soft" }, { authorised: d.current ? "This phone" : "May log in", pending: "Wants to be let in. Is it you?", revoked: "Removed for good" }[d.status])),
         d.status === "revoked" || d.current ? null : h("div", { className: "actions" },
-          d.status === "pending" ? h("button", { className: "small", name: "approve", onclick: () => this.run(async () => {
-            await this.app.approveDevice(d.device);
+          d.status === "pending" ? this.form(async ({ number }) => {
+            await this.app.approveDevice(d.device, number);
             await this.home("devices");
-          }) }, "Approve") : null,
+          }, "Approve", h("label", {}, "The number that it shows", h("input", {
+            name: "number", inputMode: "numeric", autocomplete: "off", pattern: "[0-9]{3}", maxLength: 3, required: true, title: "three digits",
+          }))) : null,
           h("button", { className: "small danger", name: "remove", onclick: () => this.run(async () => {
             await this.app.revokeDevice(d.device);
             await this.home("devices");

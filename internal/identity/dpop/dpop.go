@@ -148,6 +148,10 @@ type Proof struct {
 	until  time.Time // it could be accepted again
 }
 
+// Spent returns by what an accepted proof is known, and until when it could be accepted again: for those who
+// remember it beyond this process.
+func (p Proof) Spent() (digest []byte, until time.Time) { return p.digest[:], p.until }
+
 // claims are the members of a proof's payload (RFC 9449 section 4.2).
 type claims struct {
 	ID     string          `json:"jti"`

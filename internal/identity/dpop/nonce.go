@@ -5,6 +5,8 @@ import (
 	"crypto/subtle"
 	"encoding/base64"
 	"encoding/binary"
+	"strings"
+	"sync"
 	"time"
 )
 
@@ -27,10 +29,21 @@ type Authenticator interface {
 
 // Nonces makes the server's nonces (RFC 9449 section 8). They hold their own time and a code over it,
 // so nothing is stored, and a nonce of one replica is good at all of them.
-type Nonces struct{ keys Authenticator }
+//
+// All nonces of one second are one, so those that are good at any moment are few, and each is checked
+// once: they are no secret, and their time is looked at whenever they come.
+type Nonces struct {
+	keys Authenticator
+
+	mu    sync.RWMutex
+	known map[string]time.Time // nonces of ours, with their times
+}
+
+// maxKnown is three times as many as can be good at once under one key.
+const maxKnown = 1024
 
 // NewNonces returns Nonces made with the keys.
-func NewNonces(keys Authenticator) *Nonces { return &Nonces{keys} }
+func NewNonces(keys Authenticator) *Nonces { return &Nonces{keys: keys, known: map[string]time.Time{}} }
 
 // A nonce is a key version (4 bytes), Unix seconds (8 bytes) and the first 16 bytes of the code.
 const (
@@ -63,6 +76,26 @@ func inTime(made, now time.Time) bool {
 
 // read returns when a nonce was made, if it is one of ours.
 func (n *Nonces) read(nonce string) (made time.Time, ok bool) {
+	n.mu.RLock()
+	made, ok = n.known[nonce]
+	n.mu.RUnlock()
+	if ok {
+		return made, true
+	}
+	if made, ok = n.check(nonce); !ok {
+		return made, false
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if len(n.known) >= maxKnown {
+		clear(n.known)
+	}
+	n.known[strings.Clone(nonce)] = made
+	return made, true
+}
+
+// check is read without memory.
+func (n *Nonces) check(nonce string) (made time.Time, ok bool) {
 	var raw [nonceSize]byte
 	if l, err := decode(raw[:], nonce); err != nil || l != nonceSize {
 		return time.Time{}, false
@@ -73,3 +106,6 @@ func (n *Nonces) read(nonce string) (made time.Time, ok bool) {
 	}
 	return time.Unix(int64(binary.BigEndian.Uint64(raw[4:])), 0), true
 }
+
+// MadeAt returns when a nonce was made, if it is one of ours, however old it is.
+func (n *Nonces) MadeAt(nonce string) (time.Time, bool) { return n.read(nonce) }

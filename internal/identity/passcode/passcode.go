@@ -51,6 +51,8 @@ func (w Weakness) Explain() string {
 		return "This code is a simple sequence. Choose another."
 	case Date:
 		return "This code reads as a date. Choose another."
+	case Birth:
+		return "This code holds your birth date. Choose another."
 	case Phone:
 		return "This code is part of your phone number. Choose another."
 	}

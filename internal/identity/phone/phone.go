@@ -63,3 +63,16 @@ func (r Rules) Parse(text string) (string, error) {
 	}
 	return "", ErrNumber
 }
+
+// Country returns the ISO 3166 country of a number in E.164, "001" for numbers of no country, and "ZZ" for
+// what is no number.
+func Country(e164 string) string {
+	n, err := phonenumbers.Parse(e164, "ZZ")
+	if err != nil {
+		return "ZZ"
+	}
+	if region := phonenumbers.GetRegionCodeForNumber(n); region != "" {
+		return region
+	}
+	return "ZZ"
+}

@@ -5,15 +5,12 @@ import (
 	"context"
 	"crypto/hmac"
 	"crypto/sha256"
-	"crypto/tls"
 	"crypto/x509"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
-	"net/url"
 	"strconv"
 	"time"
 
@@ -44,7 +41,7 @@ type WebhookOptions struct {
 
 // Webhook is a Sender that asks a gateway by a signed POST with the JSON body
 // {"id", "to", "text", "sent_at"}. Any 2xx answer is acceptance. 408 and 429 mean that this message
-// must be tried again later, every other 4xx but 401 and 403 that it will never be taken. Everything
+// must be tried again later, every other 4xx but 401, 402 and 403 that it will never be taken. Everything
 // else, and no answer, is a failure of the gateway. Redirects are not followed, since they would carry
 // a code to where nobody configured.
 type Webhook struct {
@@ -56,35 +53,19 @@ type Webhook struct {
 
 // NewWebhook returns a Webhook, or says what is wrong with its options.
 func NewWebhook(o WebhookOptions) (*Webhook, error) {
-	u, err := url.Parse(o.URL)
-	if err != nil || u.Scheme != "https" || u.Host == "" || u.User != nil || u.Fragment != "" {
-		return nil, errors.New("sms: the webhook's address must be https://host/path without user and fragment")
+	u, err := endpoint(o.URL)
+	if err != nil {
+		return nil, err
 	}
 	if o.Secret.Len() < 16 {
 		return nil, errors.New("sms: the webhook's secret must have at least 16 bytes")
-	}
-	if o.Timeout <= 0 {
-		o.Timeout = 5 * time.Second
 	}
 	if o.Clock == nil {
 		o.Clock = clock.System
 	}
 	return &Webhook{
 		url: u.String(), secret: o.Secret, clock: o.Clock,
-		client: &http.Client{
-			Timeout:       o.Timeout,
-			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-			Transport: &http.Transport{
-				Proxy:                  http.ProxyFromEnvironment,
-				TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: o.Roots},
-				ForceAttemptHTTP2:      true,
-				TLSHandshakeTimeout:    o.Timeout,
-				ResponseHeaderTimeout:  o.Timeout,
-				MaxResponseHeaderBytes: 16 << 10,
-				MaxIdleConnsPerHost:    8,
-				IdleConnTimeout:        time.Minute,
-			},
-		},
+		client: newClient(o.Timeout, o.Roots),
 	}, nil
 }
 
@@ -103,31 +84,12 @@ func (w *Webhook) Send(ctx context.Context, m Message) error {
 	}
 	r.Header.Set("Content-Type", "application/json")
 	r.Header.Set("Idempotency-Key", m.ID)
-	r.Header.Set("User-Agent", "Strongroom")
 	r.Header.Set(SignatureHeader, Sign(w.secret, now, body))
-	answer, err := w.client.Do(r)
+	status, _, err := ask(w.client, r)
 	if err != nil {
-		// What the client adds is the address, which may hold a password.
-		if u, ok := errors.AsType[*url.Error](err); ok {
-			err = u.Err
-		}
-		return fmt.Errorf("sms: asking the gateway: %w", err)
+		return err
 	}
-	defer answer.Body.Close()
-	// Reading to the end lets the connection be used again; a longer answer costs the connection.
-	if _, err := io.Copy(io.Discard, io.LimitReader(answer.Body, maxAnswer)); err != nil {
-		return fmt.Errorf("sms: reading the gateway's answer: %w", err)
-	}
-	switch status := answer.StatusCode; {
-	case status >= 200 && status <= 299:
-		return nil
-	case status == http.StatusRequestTimeout || status == http.StatusTooManyRequests:
-		return fmt.Errorf("%w (status %d)", ErrLater, status)
-	case status >= 400 && status <= 499 && status != http.StatusUnauthorized && status != http.StatusForbidden:
-		return fmt.Errorf("%w (status %d)", ErrRejected, status)
-	default:
-		return fmt.Errorf("sms: the gateway answered with status %d", status)
-	}
+	return verdict(status, "")
 }
 
 // Sign returns the value of SignatureHeader for a body sent at the given time.
