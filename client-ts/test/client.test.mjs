@@ -23,7 +23,7 @@ function counting() {
 async function codeFor(phone, since) {
   for (const end = Date.now() + 30_000; Date.now() < end; await new Promise((r) => setTimeout(r, 50))) {
     const answer = await fetch(baseURL + "/dev/inbox/search", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ to: phone }) });
-    const message = (await answer.json()).messages.find((m) => m.sent_at > since);
+    const message = (await answer.json()).messages.find((m) => m.sent_at > since && /\b\d{6}\b/.test(m.text)); // customers are told of more than codes
     if (message) return { code: message.text.match(/\b\d{6}\b/)[0], at: message.sent_at };
   }
   throw new Error("no text message came");
