@@ -137,8 +137,10 @@ export declare class Strongroom {
     logout(): Promise<void>;
     /** All of the customer's devices. */
     devices(): Promise<Device[]>;
-    /** Lets a pending device in. The customer must have been asked. */
-    approveDevice(device: string): Promise<void>;
+    /** Lets a pending device in. The number is what the customer reads on that device, where it came as
+     * `members.number`, and types into this one: never show it here. After three wrong ones (wrong-number) the
+     * device is refused for good. */
+    approveDevice(device: string, number: string): Promise<void>;
     /** Shuts a device out and ends its sessions at once. */
     revokeDevice(device: string): Promise<void>;
     /** The customer's records of a kind, for example "profile". */
@@ -157,11 +159,11 @@ export declare class Registration {
 export declare class Login {
     readonly id: string;
     /** Ends the login and begins the session. device-pending means that all was right, but the device,
-     * `members.device`, must be approved from another one. */
+     * `members.device`, must be approved from another one by typing `members.number`. */
     readonly complete: (code: string, deviceName: string) => Promise<Tokens>;
     constructor(id: string, 
     /** Ends the login and begins the session. device-pending means that all was right, but the device,
-     * `members.device`, must be approved from another one. */
+     * `members.device`, must be approved from another one by typing `members.number`. */
     complete: (code: string, deviceName: string) => Promise<Tokens>);
 }
 /** One kind of the customer's records. */

@@ -115,9 +115,11 @@ export class Strongroom {
     async devices() {
         return (await this.#call({ method: "GET", path: "/v1/devices", session: true })).json.devices;
     }
-    /** Lets a pending device in. The customer must have been asked. */
-    async approveDevice(device) {
-        await this.#call({ method: "POST", path: path("devices", device, "approve"), session: true });
+    /** Lets a pending device in. The number is what the customer reads on that device, where it came as
+     * `members.number`, and types into this one: never show it here. After three wrong ones (wrong-number) the
+     * device is refused for good. */
+    async approveDevice(device, number) {
+        await this.#call({ method: "POST", path: path("devices", device, "approve"), session: true, body: { number } });
     }
     /** Shuts a device out and ends its sessions at once. */
     async revokeDevice(device) {
@@ -299,7 +301,7 @@ export class Login {
     complete;
     constructor(id, 
     /** Ends the login and begins the session. device-pending means that all was right, but the device,
-     * `members.device`, must be approved from another one. */
+     * `members.device`, must be approved from another one by typing `members.number`. */
     complete) {
         this.id = id;
         this.complete = complete;

@@ -282,14 +282,22 @@ func (i *Identity) StartReset(ctx context.Context, by actor.Actor, number string
 			if !c.Known {
 				c.Customer, c.Reason = "", "unknown-device"
 			}
-			send, err := i.mayMessage(ctx, tx, s, c.Known, now)
+			rule, err := i.rows.smsRuleOf(ctx, tx, c.Customer)
+			if err != nil {
+				return err
+			}
+			if why := rule.why(now); c.Known && why != "" {
+				c.Reason = why // a code by SMS is no way around what its owner, or a new SIM, has stopped
+			}
+			right := c.Reason == ""
+			send, err := i.mayMessage(ctx, tx, s, right, now)
 			if err != nil {
 				return err
 			}
 			var slot [][]byte
 			if send {
 				slot = i.slotKeys(purposeReset, string(c.Customer), by.Key)
-			} else if c.Known {
+			} else if right {
 				c.Reason = "message-quota"
 			}
 			var code string
@@ -299,7 +307,7 @@ func (i *Identity) StartReset(ctx context.Context, by actor.Actor, number string
 			e.Resource = "reset " + started
 			l := letter{}
 			if send {
-				l = letter{To: e164, Text: i.resetText(code), Customer: c.Customer, Known: true}
+				l = letter{To: e164, Text: i.resetText(code), Customer: c.Customer, Known: true, Login: true}
 				e.Customer, e.Personal = c.Customer, numberOf(e164)
 			}
 			if c.Reason != "" {
@@ -407,11 +415,17 @@ func (i *Identity) CompleteReset(ctx context.Context, by actor.Actor, reset stri
 		if err != nil {
 			return err
 		}
+		rule, err := i.rows.smsRuleOf(ctx, tx, state.Customer)
+		if err != nil {
+			return err
+		}
 		reason := state.Reason
 		switch {
 		case reason != "":
 		case l.isBlocked(now):
 			reason = "locked-out"
+		case rule.why(now) != "":
+			reason = rule.why(now)
 		case !matches:
 			reason = "wrong-one-time-code"
 			l.charge(now)

@@ -301,6 +301,11 @@ func TestNIST_3_2_9_SMSCanBePutOff(t *testing.T) {
 		if h.lastEvent(ActionLoginStart) != "denied sms-off" {
 			t.Error(h.lastEvent(ActionLoginStart))
 		}
+		_, err = h.step(number(1), "own", newCode) // nor does a forgotten private code lead around it
+		want(t, err, "reset-failed")
+		if h.lastEvent(ActionCodeResetStart) != "denied sms-off" {
+			t.Error(h.lastEvent(ActionCodeResetStart))
+		}
 		all, err := h.Factors(ctx, by)
 		if err != nil || all.SMS {
 			t.Error(all, err)

@@ -25,7 +25,7 @@ type letter struct {
 	Text     string      `json:"text"`
 	Customer customer.ID `json:"customer,omitempty"`
 	Known    bool        `json:"known,omitempty"` // it is for a known device
-	Login    bool        `json:"login,omitempty"` // it holds the code of a login
+	Login    bool        `json:"login,omitempty"` // it holds a code that proves the number, of a login, a reset or a payment
 	Made     int64       `json:"made"`
 	Via      string      `json:"via,omitempty"`   // the provider that accepted it
 	Tried    []string    `json:"tried,omitempty"` // providers that accepted it and did not deliver

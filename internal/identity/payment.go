@@ -275,7 +275,7 @@ func (i *Identity) SendPaymentCode(ctx context.Context, by actor.Actor, payment 
 		if err := i.rows.updatePayment(ctx, tx, row); err != nil {
 			return err
 		}
-		return i.post(ctx, tx, letter{To: number, Text: i.paymentText(row.terms, code), Customer: c, Known: true}, now)
+		return i.post(ctx, tx, letter{To: number, Text: i.paymentText(row.terms, code), Customer: c, Known: true, Login: true}, now)
 	})
 	if err != nil {
 		return Started{}, err

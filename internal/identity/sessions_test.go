@@ -168,11 +168,12 @@ func TestRFC_9470_StepUp(t *testing.T) {
 		tokens := h.mustLogin(number(1), ada.jkt)
 		_, err := h.login(number(1), "new", goodCode)
 		device, _ := problem.Of(err).Member("device").(string)
+		shown := object{"number": problem.Of(err).Member("number")}
 		h.clk.Advance(15*time.Minute + time.Second)
 		next, err := h.Refresh(t.Context(), from(ada.jkt), tokens.Refresh)
 		want(t, err, "")
 		ada.access = string(next.Access.Reveal())
-		a := ada.do("POST", "/v1/devices/"+device+"/approve", nil)
+		a := ada.do("POST", "/v1/devices/"+device+"/approve", shown)
 		if a.status != 401 || a.slug() != "step-up-needed" {
 			t.Fatalf("%d %s", a.status, a.raw)
 		}
@@ -185,7 +186,7 @@ func TestRFC_9470_StepUp(t *testing.T) {
 			t.Errorf("event %q", got)
 		}
 		ada.access = string(h.mustLogin(number(1), ada.jkt).Access.Reveal())
-		if a := ada.do("POST", "/v1/devices/"+device+"/approve", nil); a.status != 204 {
+		if a := ada.do("POST", "/v1/devices/"+device+"/approve", shown); a.status != 204 {
 			t.Errorf("after a new login: %d %s", a.status, a.raw)
 		}
 	})

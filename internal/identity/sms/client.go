@@ -1,6 +1,7 @@
 package sms
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -37,13 +38,19 @@ func newClient(timeout time.Duration, roots *x509.CertPool) *http.Client {
 // address, which may hold a password, and nothing of the message.
 func ask(client *http.Client, r *http.Request) (status int, body []byte, err error) {
 	r.Header.Set("User-Agent", "Strongroom")
-	answer, err := client.Do(r)
+	ctx, cancel := context.WithTimeout(r.Context(), client.Timeout)
+	defer cancel()
+	answer, err := client.Do(r.WithContext(ctx))
 	if err != nil {
 		return 0, nil, fmt.Errorf("sms: asking the gateway: %w", bare(err))
 	}
 	defer answer.Body.Close()
 	// Reading to the end lets the connection be used again; a longer answer costs the connection.
-	if body, err = io.ReadAll(io.LimitReader(answer.Body, maxAnswer)); err != nil {
+	body, err = io.ReadAll(io.LimitReader(answer.Body, maxAnswer))
+	if err == nil {
+		err = ctx.Err() // when time is up, the gateway may see us leave and end its answer before we see it
+	}
+	if err != nil {
 		return 0, nil, fmt.Errorf("sms: reading the gateway's answer: %w", err)
 	}
 	return answer.StatusCode, body, nil
