@@ -252,6 +252,10 @@ func (c *contract) check(op *operationDoc, direction, pointer, kind string, cont
 
 // TestSDKKeepsTheContract does everything that the SDK can do, while every request and answer is held against
 // the OpenAPI document; and holds that there is no operation, header or parameter that the SDK cannot do.
+// elsewhere are operations that this test does not ask of the SDK: a source's events and searches have
+// TestOneTrailSaysWhatATransactionWas, and saved searches and the live stream are for tools and not for services.
+var elsewhere = []string{"record-event", "record-events", "search-trail", "list-searches", "save-search", "run-search", "delete-search", "stream-trail"}
+
 func TestSDKKeepsTheContract(t *testing.T) {
 	onBoth(t, func(t *testing.T, database []string) {
 		s := start(t, "dev", t.TempDir(), database...)
@@ -417,6 +421,9 @@ func TestSDKKeepsTheContract(t *testing.T) {
 		defer c.mu.Unlock()
 		for path, operations := range c.doc.Paths {
 			for method, op := range operations {
+				if slices.Contains(elsewhere, op.ID) {
+					continue
+				}
 				if c.seen[op.ID] == nil {
 					t.Errorf("the SDK cannot do %s %s %s", op.ID, method, path)
 					continue
