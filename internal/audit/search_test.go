@@ -358,7 +358,10 @@ func TestEachValueHasItsIndex(t *testing.T) {
 			{audit.Query{Reason: "code", From: 1}, "event_search_time"},
 		} {
 			plan := h.plan(c.q)
-			if !strings.Contains(plan, c.index) {
+			// What a quarter of all events have is found as fast by walking back in time, and PostgreSQL does so
+			// once it has counted.
+			common := d.Engine() == db.PostgreSQL && (c.q.Action != "" || c.q.Country != "" || c.q.Outcome != "")
+			if !strings.Contains(plan, c.index) && !(common && strings.Contains(plan, "event_search_time")) {
 				t.Errorf("%+v does not use %s:\n%s", c.q, c.index, plan)
 			}
 			if strings.Contains(plan, "TEMP B-TREE FOR ORDER BY") && d.Engine() == db.SQLite {
