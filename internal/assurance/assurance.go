@@ -407,6 +407,9 @@ func (a *Assurance) tell(ctx context.Context, changed []Status) error {
 	}
 	var errs []error
 	for _, s := range changed {
+		if len(s.checks()) == 0 {
+			continue // nothing was found: nobody looks
+		}
 		if s.State == Red {
 			errs = append(errs, a.o.Findings.Raise(ctx, FindingRed, s.ID, s.Why))
 		} else {
