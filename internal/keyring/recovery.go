@@ -153,18 +153,28 @@ func (k *Keyring) Versions(ctx context.Context, tx *db.Tx) (map[string][]uint32,
 	if err != nil {
 		return nil, err
 	}
-	for _, r := range keks {
-		if r.state != destroyed {
-			all[kekName] = append(all[kekName], r.version)
-		}
-	}
 	services, err := selectServiceKeys(ctx, tx)
 	if err != nil {
 		return nil, err
 	}
+	data, err := countDataKeys(ctx, tx)
+	if err != nil {
+		return nil, err
+	}
+	wraps := make(map[uint32]bool)
+	for _, d := range data {
+		wraps[d.kekVersion] = true
+	}
 	for _, r := range services {
 		if r.state != destroyed {
 			all[r.name] = append(all[r.name], r.version)
+			wraps[r.kekVersion] = true
+		}
+	}
+	// A KEK that is retired and wraps nothing any more is needed by nobody.
+	for _, r := range keks {
+		if r.state != destroyed && (r.state != retired || wraps[r.version]) {
+			all[kekName] = append(all[kekName], r.version)
 		}
 	}
 	rows, err := tx.Query(ctx, `SELECT DISTINCT version FROM data_key WHERE state <> $1 ORDER BY version`, destroyed)
