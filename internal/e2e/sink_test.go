@@ -45,9 +45,10 @@ func TestSinkMissesNothing(t *testing.T) {
 		Personal map[string]string `json:"personal"`
 	}
 	// The leases of a server that was killed last for 15 s, and until then nobody sequences.
+	ops := s.client()
 	eventually(t, "the log has the events", func() error {
 		metric := "strongroom_audit_tree_size "
-		_, text := get(t, s.client(), s.urls.Ops+"/metrics")
+		_, text := get(t, ops, s.urls.Ops+"/metrics")
 		_, rest, _ := strings.Cut(text, "\n"+metric)
 		number, _, _ := strings.Cut(rest, "\n")
 		if size, err := strconv.ParseFloat(number, 64); err != nil || size < 300 {
