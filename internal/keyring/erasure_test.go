@@ -137,8 +137,8 @@ func nothingOpens(t *testing.T, d *db.DB, o db.Options) {
 	if _, err := keys.RotateCustomer(ctx, operator, ada.Customer()); err != nil {
 		t.Fatal(err)
 	}
-	// The profile, the head of the blob, the number and the device's name.
-	if done, failed, err := keys.ResealCustomer(ctx, ada.Customer()); err != nil || done != 4 || failed != 0 {
+	// The profile, the head of the blob, the number, the device's name and the address of the login.
+	if done, failed, err := keys.ResealCustomer(ctx, ada.Customer()); err != nil || done != 5 || failed != 0 {
 		t.Fatalf("%d values sealed anew, %d failed, %v", done, failed, err)
 	}
 	if err := keys.CompromiseCustomer(ctx, operator, ada.Customer(), 2); err != nil {
