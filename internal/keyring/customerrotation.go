@@ -157,6 +157,9 @@ func (k *Keyring) CompromiseCustomer(ctx context.Context, by actor.Actor, c cust
 		return errUnknown
 	}
 	err := k.db.Update(ctx, func(tx *db.Tx) error {
+		if _, err := k.current(ctx, tx); err != nil { // the active KEK, which seals the new states
+			return err
+		}
 		if err := k.compromiseCustomer(ctx, tx, by, c, version); err != nil {
 			return err
 		}
@@ -216,6 +219,9 @@ func (k *Keyring) CompromiseCustomersBefore(ctx context.Context, by actor.Actor,
 		last := len(batch) < compromiseBatch
 		tell := last || time.Since(told) > reloadEvery
 		err = k.db.Update(ctx, func(tx *db.Tx) error {
+			if _, err := k.current(ctx, tx); err != nil {
+				return err
+			}
 			for _, r := range batch {
 				if err := k.compromiseCustomer(ctx, tx, by, r.customer, r.version); err != nil && !problem.Is(err, errErased.Slug()) && !problem.Is(err, errUnknown.Slug()) {
 					return err
