@@ -47,7 +47,7 @@ func OpenChecker(ctx context.Context, c config.Config, log *slog.Logger, version
 	if err != nil {
 		return nil, err
 	}
-	return &momentary{server, actor.Actor(commandActor(os.Getuid()))}, nil
+	return &momentary{server, commandActor(os.Getuid())}, nil
 }
 
 // momentary is a server that was started to be checked.
@@ -57,8 +57,7 @@ type momentary struct {
 }
 
 func (m *momentary) Check(ctx context.Context, names []string) ([]assurance.Evidence, error) {
-	// The first checkpoints of a server that has just started come within a second.
-	return m.server.house.Assurance.Run(ctx, m.by, names, nil)
+	return m.server.house.Assurance.Run(ctx, m.by, names)
 }
 
 func (m *momentary) Sabotage(ctx context.Context, names []string) ([]Sabotaged, error) {
@@ -101,7 +100,7 @@ func (c *control) assuranceRoutes(mux *http.ServeMux) {
 		})
 	}
 	route("/checks", func(ctx context.Context, o operator, names []string) (any, error) {
-		return o.house.Assurance.Run(ctx, o.by, names, nil)
+		return o.house.Assurance.Run(ctx, o.by, names)
 	})
 	route("/sabotage", func(ctx context.Context, o operator, names []string) (any, error) {
 		return sabotage(ctx, o.house, names)

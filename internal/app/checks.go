@@ -74,44 +74,47 @@ func (s *Server) openAssurance(mux *http.ServeMux) (err error) {
 	return nil
 }
 
+// of makes a check of what a house answers: this one, and one that is made for a moment and damaged.
+func (h *House) of(id, says string, every, valid time.Duration, run func(context.Context, *House) check.Observation, damage func(context.Context, *House) error) check.Check {
+	return check.Check{ID: id, Says: says, Version: 1, Every: every, Valid: valid,
+		Run:      func(ctx context.Context) check.Observation { return run(ctx, h) },
+		Sabotage: func(ctx context.Context) check.Observation { return inScratch(ctx, damage, run) },
+	}
+}
+
+// statements damages a house with what somebody in its database could say.
+func statements(all ...string) func(ctx context.Context, h *House) error {
+	return func(ctx context.Context, h *House) error {
+		return h.DB.Update(ctx, func(tx *db.Tx) error {
+			for _, s := range all {
+				if _, err := tx.Exec(ctx, s); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+}
+
 // checks are those of the rooms behind the doors.
 func (h *House) checks() []check.Check {
-	// of makes a check of what a house answers: this one, and one that is made for a moment and broken.
-	of := func(id, says string, every, valid time.Duration, run func(ctx context.Context, h *House) check.Observation, damage func(ctx context.Context, h *House) error) check.Check {
-		return check.Check{ID: id, Says: says, Version: 1, Every: every, Valid: valid,
-			Run:      func(ctx context.Context) check.Observation { return run(ctx, h) },
-			Sabotage: func(ctx context.Context) check.Observation { return inScratch(ctx, damage, run) },
-		}
-	}
-	sql := func(statements ...string) func(ctx context.Context, h *House) error {
-		return func(ctx context.Context, h *House) error {
-			return h.DB.Update(ctx, func(tx *db.Tx) error {
-				for _, s := range statements {
-					if _, err := tx.Exec(ctx, s); err != nil {
-						return err
-					}
-				}
-				return nil
-			})
-		}
-	}
 	return []check.Check{
-		of("audit-trail-consistent", "The two newest checkpoints are signed, and the older log is the beginning of the newer.", 10*time.Minute, time.Hour,
+		h.of("audit-trail-consistent", "The two newest checkpoints are signed, and the older log is the beginning of the newer.", 10*time.Minute, time.Hour,
 			func(ctx context.Context, h *House) check.Observation { return h.Trail.CheckConsistency(ctx) },
-			sql(`UPDATE log_checkpoint SET root = 'AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=' WHERE size = (SELECT MAX(size) FROM log_checkpoint)`)),
-		of("audit-inclusion", "Events taken at random are in the signed log as their rows stand.", 10*time.Minute, time.Hour,
+			statements(`UPDATE log_checkpoint SET root = 'AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=' WHERE size = (SELECT MAX(size) FROM log_checkpoint)`)),
+		h.of("audit-inclusion", "Events taken at random are in the signed log as their rows stand.", 10*time.Minute, time.Hour,
 			func(ctx context.Context, h *House) check.Observation { return h.Trail.CheckInclusion(ctx) },
-			sql(`UPDATE event SET actor_id = 'somebody else'`)),
-		of("audit-events-sequenced", "Every event has its place in the log within seconds.", 5*time.Minute, time.Hour,
+			statements(`UPDATE event SET actor_id = 'somebody else'`)),
+		h.of("audit-events-sequenced", "Every event has its place in the log within seconds.", 5*time.Minute, time.Hour,
 			func(ctx context.Context, h *House) check.Observation { return h.Trail.CheckSequenced(ctx) },
-			sql(`DELETE FROM event_leaf WHERE idx = 0`)),
-		of("keys-within-schedule", "No key that seals is older than its schedule allows.", time.Hour, 3*time.Hour,
+			statements(`DELETE FROM event_leaf WHERE idx = 0`)),
+		h.of("keys-within-schedule", "No key that seals is older than its schedule allows.", time.Hour, 3*time.Hour,
 			func(ctx context.Context, h *House) check.Observation { return h.Ring.CheckSchedule(ctx) },
-			sql(`UPDATE service_key SET made_at = 0`)),
-		of("keys-root-answers", "The root key opens the active key-encryption key.", 10*time.Minute, time.Hour,
+			statements(`UPDATE service_key SET made_at = 0`)),
+		h.of("keys-root-answers", "The root key opens the active key-encryption key.", 10*time.Minute, time.Hour,
 			func(ctx context.Context, h *House) check.Observation { return h.Ring.CheckRoot(ctx) },
-			sql(`UPDATE kek_wrap SET wrapped = zeroblob(60)`)),
-		of("vault-canary-opens", "A value that is sealed as customers' are opens.", 10*time.Minute, time.Hour,
+			statements(`UPDATE kek_wrap SET wrapped = zeroblob(60)`)),
+		h.of("vault-canary-opens", "A value that is sealed as customers' are opens.", 10*time.Minute, time.Hour,
 			func(ctx context.Context, h *House) check.Observation { return h.Vault.CheckCanary(ctx) },
 			func(ctx context.Context, h *House) error {
 				if _, err := h.Vault.Canary(ctx); err != nil {
@@ -127,7 +130,7 @@ func (h *House) checks() []check.Check {
 					return err
 				})
 			}),
-		of("storage-no-plaintext", "No stored byte of a sealed value is readable.", 6*time.Hour, 24*time.Hour, storage,
+		h.of("storage-no-plaintext", "No stored byte of a sealed value is readable.", 6*time.Hour, 24*time.Hour, storage,
 			func(ctx context.Context, h *House) error {
 				plain, err := h.Vault.Canary(ctx)
 				if err != nil {
@@ -334,7 +337,8 @@ func (h *House) apart(ctx context.Context, environment string) check.Observation
 		d, err := db.Open(ctx, db.Options{URL: string(url.Reveal()), Environment: environment})
 		switch {
 		case err == nil:
-			return errorsClosed(did, d.Close())
+			d.Close()
+			return check.Failed(did, "It was opened.")
 		case errors.Is(err, db.ErrEnvironment):
 			return check.Held(did, "It was refused.")
 		}
@@ -342,13 +346,9 @@ func (h *House) apart(ctx context.Context, environment string) check.Observation
 	}
 	_, err := keyring.OpenFileKey(ctx, h.root, h.manifest(), environment)
 	if err == nil {
-		return errorsClosed(did, nil)
+		return check.Failed(did, "It was opened.")
 	}
 	return check.Held(did, "It was refused.")
-}
-
-func errorsClosed(did string, _ error) check.Observation {
-	return check.Failed(did, "It was opened.")
 }
 
 // declared returns the addresses where this server listens.

@@ -47,11 +47,10 @@ const (
 const JobName = "assurance-checks"
 
 const (
-	pace       = 10 * time.Second // of the job
-	longest    = 2 * time.Minute  // one check
-	maxDetail  = 2048             // bytes of a text in an observation
-	keepFor    = 400 * 24 * time.Hour
-	maxHistory = 1000
+	pace      = 10 * time.Second // of the job
+	longest   = 2 * time.Minute  // one check
+	maxDetail = 2048             // bytes of a text in an observation
+	keepFor   = 400 * 24 * time.Hour
 )
 
 // State is what is known of a claim.
@@ -98,7 +97,6 @@ type Assurance struct {
 	states *prometheus.GaugeVec
 
 	running sync.Mutex // one round at a time: a check may use the machine
-	born    time.Time
 }
 
 // New returns the assurance of an installation. It fails when a check is declared twice, or a claim names
@@ -114,7 +112,7 @@ func New(o Options) (*Assurance, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &Assurance{o: o, claims: claims, checks: make(map[string]check.Check), born: o.Clock.Now(),
+	a := &Assurance{o: o, claims: claims, checks: make(map[string]check.Check),
 		states: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "strongroom_claim_state", Help: "1 for the state that a claim is in.",
 		}, []string{"claim", "state"})}
@@ -161,9 +159,9 @@ type Result struct {
 
 var operators = []actor.Kind{actor.System, actor.Staff}
 
-// Run runs the checks named, or all, and returns what they saw in the order of their names. Progress, if not
-// nil, is told of each as it ends. It fails with the problem "check-not-found".
-func (a *Assurance) Run(ctx context.Context, by actor.Actor, names []string, progress func(Evidence)) ([]Evidence, error) {
+// Run runs the checks named, or all, and returns what they saw in the order of their names. It fails with the
+// problem "check-not-found".
+func (a *Assurance) Run(ctx context.Context, by actor.Actor, names []string) ([]Evidence, error) {
 	if !slices.Contains(operators, by.Kind) {
 		return nil, a.o.Trail.Deny(ctx, by, audit.Event{Action: ActionCheck, Resource: "checks"},
 			problem.New(problem.Forbidden, "checks-forbidden", "Checks are for the operators of this installation."))
@@ -188,9 +186,6 @@ func (a *Assurance) Run(ctx context.Context, by actor.Actor, names []string, pro
 			return all, err
 		}
 		all = append(all, e)
-		if progress != nil {
-			progress(e)
-		}
 	}
 	return all, a.settle(ctx)
 }
@@ -244,13 +239,18 @@ func (a *Assurance) one(ctx context.Context, by actor.Actor, c check.Check) (Evi
 			return err
 		}
 		return a.o.Trail.Record(ctx, tx, by, audit.Event{ID: e.Event, Action: ActionCheck, Outcome: audit.Granted,
-			Resource: fmt.Sprintf("check %s v%d %s", c.ID, c.Version, Digest(e)), Reason: string(e.Outcome)})
+			Resource: e.resource(), Reason: string(e.Outcome)})
 	})
 	if err == nil && e.Outcome != check.Holds {
 		a.o.Log.LogAttrs(ctx, slog.LevelWarn, "a check does not hold", slog.String("check", c.ID),
 			slog.String("outcome", string(e.Outcome)), slog.String("detail", e.Detail))
 	}
 	return e, err
+}
+
+// resource is what the event of a check is about.
+func (e Evidence) resource() string {
+	return fmt.Sprintf("check %s v%d %s", e.Check, e.Version, Digest(e))
 }
 
 // Digest is what the event of a check says of its evidence: "sha256:" and the hash of what it saw, when and
@@ -297,10 +297,30 @@ func (a *Assurance) due(ctx context.Context) error {
 func (a *Assurance) newest(ctx context.Context) (map[string]Evidence, error) {
 	var newest map[string]Evidence
 	err := a.o.DB.View(ctx, func(tx *db.Tx) (err error) {
-		newest, err = selectNewest(ctx, tx)
+		newest, err = a.vouched(ctx, tx)
 		return err
 	})
 	return newest, err
+}
+
+// vouched returns the newest evidence of each check. What the trail does not say the same of was not written by a
+// check, or altered since, and proves nothing.
+func (a *Assurance) vouched(ctx context.Context, tx *db.Tx) (map[string]Evidence, error) {
+	newest, err := selectNewest(ctx, tx)
+	if err != nil {
+		return nil, err
+	}
+	for name, e := range newest {
+		ours, err := a.o.Trail.Vouches(ctx, tx, e.Event, ActionCheck, e.resource())
+		if err != nil {
+			return nil, err
+		}
+		if !ours {
+			e.Observation = check.Undecided("", "What is stored of this run is not what the trail says of it.")
+			newest[name] = e
+		}
+	}
+	return newest, nil
 }
 
 // judge says what the evidence makes of a claim.
@@ -438,7 +458,7 @@ func (a *Assurance) Claims(ctx context.Context, by actor.Actor) (all []Status, e
 }
 
 func (a *Assurance) statuses(ctx context.Context, tx *db.Tx) ([]Status, error) {
-	newest, err := selectNewest(ctx, tx)
+	newest, err := a.vouched(ctx, tx)
 	if err != nil {
 		return nil, err
 	}

@@ -83,7 +83,7 @@ func TestStates(t *testing.T) {
 		h := newHouse(t, d)
 		run := func(names ...string) {
 			t.Helper()
-			if _, err := h.Run(t.Context(), operator, names, nil); err != nil {
+			if _, err := h.Run(t.Context(), operator, names); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -135,7 +135,7 @@ func TestStates(t *testing.T) {
 func TestEvidenceIsInTheTrail(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		h := newHouse(t, d)
-		evidence, err := h.Run(t.Context(), operator, []string{"vault-canary-opens"}, nil)
+		evidence, err := h.Run(t.Context(), operator, []string{"vault-canary-opens"})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -159,11 +159,37 @@ func TestEvidenceIsInTheTrail(t *testing.T) {
 	})
 }
 
+// Evidence that somebody writes into the database, or changes there, makes nothing green.
+func TestForgedEvidence(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		h := newHouse(t, d)
+		h.outcomes["vault-canary-opens"] = check.Fails
+		if _, err := h.Run(t.Context(), operator, nil); err != nil {
+			t.Fatal(err)
+		}
+		for _, statement := range []string{
+			`UPDATE evidence SET body = '{"outcome":"holds","detail":"seen","exercised":"looked"}', outcome = 'holds' WHERE check_id = 'vault-canary-opens'`,
+			`UPDATE evidence SET event_id = (SELECT MAX(event_id) FROM evidence WHERE check_id = 'storage-no-plaintext') WHERE check_id = 'vault-canary-opens'`,
+			`UPDATE evidence SET valid_until = valid_until + 1000000`,
+		} {
+			if err := d.Update(t.Context(), func(tx *db.Tx) error {
+				_, err := tx.Exec(t.Context(), statement)
+				return err
+			}); err != nil {
+				t.Fatal(err)
+			}
+			if s := h.state(t, "ENC-1"); s.State != Amber || !strings.Contains(s.Why, "not what the trail says") {
+				t.Errorf("after %s: ENC-1 is %s (%s)", statement, s.State, s.Why)
+			}
+		}
+	})
+}
+
 func TestRefusals(t *testing.T) {
 	d := dbtest.Open(t, db.SQLite)
 	h := newHouse(t, d)
 	customer := actor.Actor{Kind: actor.Customer, ID: "cus_x"}
-	_, err := h.Run(t.Context(), customer, nil, nil)
+	_, err := h.Run(t.Context(), customer, nil)
 	if p := problem.Of(err); p == nil || p.Slug() != "checks-forbidden" {
 		t.Errorf("a customer runs checks: %v", err)
 	}
@@ -171,7 +197,7 @@ func TestRefusals(t *testing.T) {
 	if p := problem.Of(err); p == nil || p.Slug() != "claims-forbidden" {
 		t.Errorf("a customer reads evidence: %v", err)
 	}
-	_, err = h.Run(t.Context(), operator, []string{"nothing"}, nil)
+	_, err = h.Run(t.Context(), operator, []string{"nothing"})
 	if p := problem.Of(err); p == nil || p.Slug() != "check-not-found" {
 		t.Errorf("a check that is not there: %v", err)
 	}
@@ -202,7 +228,7 @@ func TestPage(t *testing.T) {
 	if w := get("/trust", ""); w.Code != http.StatusServiceUnavailable {
 		t.Errorf("before it is made: %d", w.Code)
 	}
-	if _, err := h.Run(t.Context(), operator, nil, nil); err != nil {
+	if _, err := h.Run(t.Context(), operator, nil); err != nil {
 		t.Fatal(err)
 	}
 	if err := page.Refresh(t.Context()); err != nil {

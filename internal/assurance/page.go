@@ -270,7 +270,7 @@ func (p *Page) Missing(served []byte) string {
 	return ""
 }
 
-// Job renders the page once a minute.
+// Job renders the page every 30 seconds.
 func (p *Page) Job() jobs.Job {
 	return jobs.Job{Name: "assurance-page", Every: 30 * time.Second, Quiet: true, Run: p.Refresh}
 }

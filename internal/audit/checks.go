@@ -154,3 +154,13 @@ func (t *Trail) CheckSequenced(ctx context.Context) check.Observation {
 	}
 	return check.Held(did, "All events are in the log but %d of the last seconds.", waiting).With("events", size).With("waiting", waiting)
 }
+
+// Vouches reports whether the trail has that event as Strongroom wrote it: its row is authenticated, and says
+// that action of that resource. It is for rows that an event has the digest of.
+func (t *Trail) Vouches(ctx context.Context, tx *db.Tx, event, action, resource string) (bool, error) {
+	p, found, err := selectOne(ctx, tx, event)
+	if err != nil || !found {
+		return false, err
+	}
+	return p.action == action && p.resource == resource && t.authentic(&p.row, p.appendLeaf(nil)) == nil, nil
+}

@@ -88,10 +88,15 @@ func (g *gate) Accept() (net.Conn, error) {
 	}
 }
 
+// admits reports whether connections from the address may come in at all.
+func (g *gate) admits(peer netip.Addr) bool {
+	return contains(g.trusted, peer) || allowed(peer, g.everyone, g.allow)
+}
+
 // admit counts the connection, or says why not. The returned address is the one to discount later.
 func (g *gate) admit(peer netip.Addr) (counted netip.Addr, reason string) {
 	proxy := contains(g.trusted, peer)
-	if !proxy && !allowed(peer, g.everyone, g.allow) {
+	if !g.admits(peer) {
 		return netip.Addr{}, refusedAddress
 	}
 	g.mu.Lock()

@@ -83,15 +83,15 @@ func (x Index) Renew(ctx context.Context, tx *db.Tx, to uint32, after string, li
 		did.Next = string(all[len(all)-1].customer)
 	}
 	for _, a := range all {
-		failed, err := x.move(ctx, tx, a, to)
-		if err != nil {
+		moved, failed, err := x.move(ctx, tx, a, to)
+		switch {
+		case err != nil:
 			return did, err
-		}
-		if failed != nil {
+		case failed != nil:
 			did.Failed = append(did.Failed, fmt.Errorf("the account of %s: %w", a.customer, failed))
-			continue
+		case moved:
+			did.Done++
 		}
-		did.Done++
 	}
 	return did, nil
 }
@@ -119,68 +119,69 @@ var (
 	errNumberTaken = errors.New("another account has the number's index")
 )
 
-// move gives an account and its lanes their names under the version; failed says why it cannot.
-func (x Index) move(ctx context.Context, tx *db.Tx, a indexed, to uint32) (failed, err error) {
+// move gives an account and its lanes their names under the version; failed says why it cannot. What
+// somebody else changed meanwhile is not moved: the next pass has it.
+func (x Index) move(ctx context.Context, tx *db.Tx, a indexed, to uint32) (moved bool, failed, err error) {
 	i := x.room
 	if failed := i.rows.check(a.stamp, accountParts(a.customer, a.Value, a.code)); failed != nil {
-		return failed, nil
+		return false, failed, nil
 	}
 	ring, err := i.Keys.Customer(ctx, tx, a.customer)
 	if err == nil {
 		ring, err = i.Keys.Holding(ctx, tx, a.customer, ring, a.sealed)
 	}
 	if errors.Is(err, keyring.ErrDamaged) || errors.Is(err, keyring.ErrUnwrap) {
-		return err, nil
+		return false, err, nil
 	}
 	if err != nil {
-		return nil, err
+		return false, nil, err
 	}
 	number, failed := ring.Open(place("account", a.customer, "phone"), a.sealed)
 	if failed != nil {
-		return failed, nil
+		return false, failed, nil
 	}
 	defer clear(number)
 	phone := i.phoneIndexes(string(number))
 	fresh, ok := keyring.Under(phone, to)
 	if !ok {
-		return nil, fmt.Errorf("identity: version %d of the blind-index key is not here", to)
+		return false, nil, fmt.Errorf("identity: version %d of the blind-index key is not here", to)
 	}
 	if !a.IsOneOf(phone) {
-		return errOtherNumber, nil
+		return false, errOtherNumber, nil
 	}
 	switch _, err := accountAt(ctx, tx, fresh.Value); {
 	case err == nil:
-		return errNumberTaken, nil
+		return false, errNumberTaken, nil
 	case !errors.Is(err, sql.ErrNoRows):
-		return nil, err
+		return false, nil, err
 	}
-	// A private code that was hashed anew meanwhile has a new stamp: the account is left for the next pass.
+	// A private code that was hashed anew meanwhile has a new stamp.
 	n, err := tx.Exec(ctx, `UPDATE account SET phone_index = $1, index_version = $2, stamp = $3 WHERE customer_id = $4 AND phone_index = $5 AND code_hash = $6`,
 		fresh.Value, int64(to), i.rows.stamp(accountParts(a.customer, fresh.Value, a.code)), string(a.customer), a.Value, a.code.hash)
 	if err != nil || n == 0 {
-		return nil, err
+		return false, nil, err
 	}
 	sources, err := deviceKeys(ctx, tx, a.customer)
 	if err != nil {
-		return nil, err
+		return false, nil, err
 	}
 	for _, source := range append(sources, "") {
 		keys := i.laneKeys(string(number), source)
 		l, err := getLane(ctx, tx, keys)
 		if err != nil {
-			return nil, err
+			return false, nil, err
 		}
 		if !l.older {
 			continue
 		}
 		if l, err = lockLane(ctx, tx, keys, i.Clock.Now()); err != nil {
-			return nil, err
+			return false, nil, err
 		}
 		if err := putLane(ctx, tx, keys, l, i.Clock.Now()); err != nil {
-			return nil, err
+			return false, nil, err
 		}
 	}
-	return nil, nil
+	return true, nil, nil
 }
 
 func accountAt(ctx context.Context, tx *db.Tx, phoneIndex []byte) (c customer.ID, err error) {
