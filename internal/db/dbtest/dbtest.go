@@ -6,8 +6,10 @@ import (
 	"crypto/rand"
 	"database/sql"
 	"encoding/hex"
+	"fmt"
 	"net/url"
 	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -29,12 +31,27 @@ func Each(t *testing.T, f func(t *testing.T, d *db.DB)) {
 	}
 }
 
-// Open makes a database of environment "dev" and closes it at the end of the test.
+// Open makes a database of environment "dev", with the schema of today, and closes it at the end of the test.
+// All of a process are copies of one, and so have the same installation's name.
 func Open(t testing.TB, e db.Engine) *db.DB {
 	t.Helper()
-	o := SQLite(t)
+	var o db.Options
 	if e == db.PostgreSQL {
-		o = db.Options{URL: PostgresURL(t), Environment: "dev", Create: true}
+		template, err := postgresTemplate()
+		if err != nil {
+			t.Fatal(err)
+		}
+		o = db.Options{URL: newDatabase(t, template), Environment: "dev"}
+	} else {
+		o = SQLite(t)
+		template, err := sqliteTemplate()
+		if err == nil {
+			err = os.WriteFile(filepath.Join(o.Dir, o.File), template.content, 0o600)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		o.Key, o.Create = template.key, false
 	}
 	d, err := db.Open(context.Background(), o)
 	if err != nil {
@@ -56,27 +73,23 @@ func SQLite(t testing.TB) db.Options {
 	return db.Options{Dir: t.TempDir(), File: "strongroom-1.db", Key: secret.New(key), Environment: "dev", Create: true}
 }
 
-// PostgresURL makes a fresh database on the test server, and drops it at the end of the test.
+// PostgresURL makes an empty database on the test server, and drops it at the end of the test.
 func PostgresURL(t testing.TB) string {
 	t.Helper()
-	base := os.Getenv(Variable)
-	if base == "" {
-		t.Fatalf("%s is not set: run \"make test\", which starts a PostgreSQL for the tests", Variable)
-	}
-	u, err := url.Parse(base)
+	return newDatabase(t, "template1")
+}
+
+// newDatabase makes a database that is a copy of another, and drops it at the end of the test.
+func newDatabase(t testing.TB, template string) string {
+	t.Helper()
+	admin, u, err := administrator()
 	if err != nil {
-		t.Fatalf("%s: %v", Variable, err)
+		t.Fatal(err)
 	}
-	admin, err := sql.Open("pgx", base)
-	if err != nil {
-		t.Fatalf("%s: %v", Variable, err)
-	}
-	var random [8]byte
-	rand.Read(random[:])
-	name := "strongroom_test_" + hex.EncodeToString(random[:])
+	name := "strongroom_test_" + randomName()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	if _, err := admin.ExecContext(ctx, `CREATE DATABASE `+name); err != nil {
+	if _, err := admin.ExecContext(ctx, `CREATE DATABASE `+name+` TEMPLATE `+template); err != nil {
 		t.Fatalf("create a test database: %v", err)
 	}
 	t.Cleanup(func() {
@@ -89,4 +102,24 @@ func PostgresURL(t testing.TB) string {
 	})
 	u.Path = "/" + name
 	return u.String()
+}
+
+// administrator connects to the test server.
+func administrator() (*sql.DB, *url.URL, error) {
+	base := os.Getenv(Variable)
+	if base == "" {
+		return nil, nil, fmt.Errorf("%s is not set: run \"make test\", which starts a PostgreSQL for the tests", Variable)
+	}
+	u, err := url.Parse(base)
+	if err != nil {
+		return nil, nil, fmt.Errorf("%s: %w", Variable, err)
+	}
+	admin, err := sql.Open("pgx", base)
+	return admin, u, err
+}
+
+func randomName() string {
+	var random [8]byte
+	rand.Read(random[:])
+	return hex.EncodeToString(random[:])
 }
