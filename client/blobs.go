@@ -63,7 +63,12 @@ func (b ServiceBlobs) Put(ctx context.Context, key string, content io.Reader, co
 	if err != nil {
 		return Blob{}, err
 	}
-	res, err := b.errand.client.transfer(ctx, r, content)
+	_, r.repeatable = content.(io.Seeker)
+	return b.errand.client.putBlob(ctx, r, content)
+}
+
+func (c *Client) putBlob(ctx context.Context, r request, content io.Reader) (Blob, error) {
+	res, err := c.transfer(ctx, r, content)
 	if err != nil {
 		return Blob{}, err
 	}
@@ -82,11 +87,16 @@ func (b ServiceBlobs) Get(ctx context.Context, key string) (*BlobContent, error)
 	if err != nil {
 		return nil, err
 	}
-	res, err := b.errand.client.transfer(ctx, r, nil)
+	r.repeatable = true
+	return b.errand.client.getBlob(ctx, r, b.collection, key)
+}
+
+func (c *Client) getBlob(ctx context.Context, r request, collection, key string) (*BlobContent, error) {
+	res, err := c.transfer(ctx, r, nil)
 	if err != nil {
 		return nil, err
 	}
-	return &BlobContent{Blob{Collection: b.collection, Key: key, Size: res.ContentLength, ETag: res.Header.Get("ETag")}, res.Body}, nil
+	return &BlobContent{Blob{Collection: collection, Key: key, Size: res.ContentLength, ETag: res.Header.Get("ETag")}, res.Body}, nil
 }
 
 // Delete deletes a document.
@@ -95,11 +105,58 @@ func (b ServiceBlobs) Delete(ctx context.Context, key string, conditions ...Cond
 	return err
 }
 
+// Blobs returns the customer's documents in a collection.
+func (c *Client) Blobs(collection string) Blobs { return Blobs{c, collection} }
+
+// Blobs is one kind of the customer's documents.
+type Blobs struct {
+	client     *Client
+	collection string
+}
+
+func (b Blobs) request(method, key string, header http.Header) (request, error) {
+	p, err := path("blobs", b.collection, key)
+	return request{method: method, path: p, header: header, proof: bySession}, err
+}
+
+// Put writes a document of up to 50 MiB, as a stream. The content is read once more from where it stood when
+// the server asks for another proof, and is not sent again when the answer was lost. To replace a document,
+// IfMatch is needed.
+func (b Blobs) Put(ctx context.Context, key string, content io.ReadSeeker, conditions ...Condition) (Blob, error) {
+	h := header(conditions)
+	h.Set("Content-Type", "application/octet-stream")
+	r, err := b.request(http.MethodPut, key, h)
+	if err != nil {
+		return Blob{}, err
+	}
+	return b.client.putBlob(ctx, r, content)
+}
+
+// Get returns a document for reading, as a stream, for a purpose that the collection allows. The purpose goes
+// into the audit trail.
+func (b Blobs) Get(ctx context.Context, key, purpose string) (*BlobContent, error) {
+	r, err := b.request(http.MethodGet, key, http.Header{})
+	if err != nil {
+		return nil, err
+	}
+	r.query, r.repeatable = url.Values{"purpose": {purpose}}, true
+	return b.client.getBlob(ctx, r, b.collection, key)
+}
+
+// Delete deletes a document. IfMatch makes sure that it is the one that was read.
+func (b Blobs) Delete(ctx context.Context, key string, conditions ...Condition) error {
+	r, err := b.request(http.MethodDelete, key, header(conditions))
+	if err != nil {
+		return err
+	}
+	_, err = b.client.call(ctx, r, nil)
+	return err
+}
+
 // transfer sends r with content, which may be nil, for its body, again where that is right, and returns a
 // successful answer with its body unread. Whole transfers have no time limit but ctx; one that stands
 // still for the client's HTTPTimeout is given up.
 func (c *Client) transfer(ctx context.Context, r request, content io.Reader) (*http.Response, error) {
-	r.repeatable = content == nil
 	var start, size int64 = 0, -1
 	seeker, _ := content.(io.Seeker)
 	if seeker != nil {
@@ -107,23 +164,38 @@ func (c *Client) transfer(ctx context.Context, r request, content io.Reader) (*h
 		if start, size, err = extent(seeker); err != nil {
 			return nil, fmt.Errorf("strongroom: the content: %w", err)
 		}
-		r.repeatable = true
 	}
-	for attempt := 0; ; attempt++ {
-		res, err := c.transferOnce(ctx, r, content, size)
+	gone := content != nil && seeker == nil // once it was sent, also when the server did not want it
+	var done remedies
+	for attempt := 0; ; {
+		var access Secret
+		if r.proof == bySession {
+			var err error
+			if access, err = c.access(ctx); err != nil {
+				return nil, c.failed(r, err)
+			}
+		}
+		res, h, err := c.transferOnce(ctx, r, content, size, access)
 		if err == nil {
 			return res, nil
 		}
-		wait, again := c.again(ctx, r, attempt, err)
-		// A content that cannot be rewound is gone, also when the server did not want it.
-		if !again || !r.repeatable {
-			if p := (*Problem)(nil); errors.As(err, &p) {
+		if gone {
+			return nil, c.failed(r, err)
+		}
+		cured, failure := c.cure(ctx, access, h, err, &done)
+		if failure != nil {
+			return nil, c.failed(r, failure)
+		}
+		if !cured {
+			wait, again := c.again(ctx, r, attempt, err)
+			if !again {
+				return nil, c.failed(r, err)
+			}
+			if err := c.sleep(ctx, wait); err != nil {
 				return nil, err
 			}
-			return nil, fmt.Errorf("strongroom: %s %s: %w", r.method, r.path, err)
-		}
-		if err := c.sleep(ctx, wait); err != nil {
-			return nil, err
+			attempt++
+			done.nonce = false
 		}
 		if seeker != nil {
 			if _, err := seeker.Seek(start, io.SeekStart); err != nil {
@@ -146,7 +218,7 @@ func extent(s io.Seeker) (start, size int64, err error) {
 	return start, end - start, err
 }
 
-func (c *Client) transferOnce(ctx context.Context, r request, content io.Reader, size int64) (_ *http.Response, err error) {
+func (c *Client) transferOnce(ctx context.Context, r request, content io.Reader, size int64, access Secret) (_ *http.Response, _ http.Header, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	stall := time.AfterFunc(c.timeout, cancel)
 	var body *watched
@@ -158,8 +230,9 @@ func (c *Client) transferOnce(ctx context.Context, r request, content io.Reader,
 	req, err := http.NewRequestWithContext(ctx, r.method, c.origin+r.path, reader)
 	if err != nil {
 		cancel()
-		return nil, err
+		return nil, nil, err
 	}
+	req.URL.RawQuery = r.query.Encode()
 	if size >= 0 && body != nil {
 		req.ContentLength = size
 		if size == 0 {
@@ -172,6 +245,10 @@ func (c *Client) transferOnce(ctx context.Context, r request, content io.Reader,
 	}
 	req.Header.Set("Accept", "application/octet-stream, application/json, application/problem+json")
 	req.Header.Set("User-Agent", c.userAgent)
+	if err := c.sign(req, r, access); err != nil {
+		cancel()
+		return nil, nil, err
+	}
 	began, status := time.Now(), 0
 	defer func() {
 		x := Exchange{Method: r.method, Path: r.path, Status: status, Duration: time.Since(began)}
@@ -193,20 +270,21 @@ func (c *Client) transferOnce(ctx context.Context, r request, content io.Reader,
 		if u := (*url.Error)(nil); errors.As(err, &u) {
 			err = u.Err
 		}
-		return nil, &failure{err, true}
+		return nil, nil, &failure{err, true}
 	}
 	stall.Stop()
 	status = res.StatusCode
+	c.keepNonce(res.Header)
 	res.Body = &watched{Reader: res.Body, closer: res.Body, stall: stall, patience: c.timeout, cancel: cancel, closed: make(chan struct{})}
 	if status >= 200 && status <= 299 {
-		return res, nil
+		return res, res.Header, nil
 	}
 	defer res.Body.Close()
 	read, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer))
 	if err != nil {
-		return nil, &failure{fmt.Errorf("the answer broke off: %w", err), true}
+		return nil, nil, &failure{fmt.Errorf("the answer broke off: %w", err), true}
 	}
-	return nil, problemOf(answer{status, res.Header, read}, c.now())
+	return nil, res.Header, problemOf(answer{status, res.Header, read}, c.now())
 }
 
 // watched is a body that must not stand still.

@@ -252,13 +252,18 @@ func (c *Client) call(ctx context.Context, r request, out any) (answer, error) {
 	if err == nil {
 		return a, nil
 	}
+	return answer{}, c.failed(r, err)
+}
+
+// failed returns the error of a request for its caller.
+func (c *Client) failed(r request, err error) error {
 	if p := (*Problem)(nil); errors.As(err, &p) {
 		if p.Slug == ErrThisDeviceRevoked && c.revoked != nil {
 			c.revoked()
 		}
-		return answer{}, err
+		return err
 	}
-	return answer{}, fmt.Errorf("strongroom: %s %s: %w", r.method, r.path, err)
+	return fmt.Errorf("strongroom: %s %s: %w", r.method, r.path, err)
 }
 
 func (c *Client) deliver(ctx context.Context, r request) (answer, error) {
@@ -271,7 +276,7 @@ func (c *Client) deliver(ctx context.Context, r request) (answer, error) {
 			return answer{}, fmt.Errorf("request body: %w", err)
 		}
 	}
-	var nonceGiven, tokenGiven, clockSet bool
+	var done remedies
 	for attempt := 0; ; {
 		var access Secret
 		if r.proof == bySession {
@@ -284,18 +289,9 @@ func (c *Client) deliver(ctx context.Context, r request) (answer, error) {
 		if err == nil {
 			return a, nil
 		}
-		switch {
-		case errors.Is(err, ErrUseNonce) && !nonceGiven:
-			nonceGiven = true
-			continue
-		case errors.Is(err, ErrTokenExpired) && r.proof == bySession && !tokenGiven:
-			tokenGiven = true
-			if err := c.refresh(ctx, access); err != nil {
-				return answer{}, err
-			}
-			continue
-		case errors.Is(err, ErrInvalidProof) && !clockSet && c.setClock(a):
-			clockSet = true
+		if cured, err := c.cure(ctx, access, a.header, err, &done); err != nil {
+			return answer{}, err
+		} else if cured {
 			continue
 		}
 		wait, again := c.again(ctx, r, attempt, err)
@@ -306,8 +302,28 @@ func (c *Client) deliver(ctx context.Context, r request) (answer, error) {
 			return answer{}, err
 		}
 		attempt++
-		nonceGiven = false // it may have gone stale while we waited
+		done.nonce = false // it may have gone stale while we waited
 	}
+}
+
+// remedies are what was done about refused proofs and tokens; each once.
+type remedies struct{ nonce, token, clock bool }
+
+// cure does what a refusal asks for, and reports whether the request may be sent again at once. The server
+// has not looked at more of it than proof and token.
+func (c *Client) cure(ctx context.Context, access Secret, h http.Header, refusal error, done *remedies) (bool, error) {
+	switch {
+	case errors.Is(refusal, ErrUseNonce) && !done.nonce:
+		done.nonce = true
+	case errors.Is(refusal, ErrTokenExpired) && !access.IsZero() && !done.token:
+		done.token = true
+		return true, c.refresh(ctx, access)
+	case errors.Is(refusal, ErrInvalidProof) && !done.clock && c.setClock(h):
+		done.clock = true
+	default:
+		return false, nil
+	}
+	return true, nil
 }
 
 // attempt sends r once.
@@ -331,18 +347,9 @@ func (c *Client) attempt(ctx context.Context, r request, body []byte, access Sec
 	if body != nil && req.Header.Get("Content-Type") == "" {
 		req.Header.Set("Content-Type", "application/json")
 	}
-	if c.prover != nil { // a service proves itself by its certificate
-		nonce, issued := c.proofState()
-		signed, err := c.prover.prove(r.method, c.origin+r.path, nonce, access, issued)
-		if err != nil {
-			return answer{}, err
-		}
-		req.Header.Set("DPoP", signed)
+	if err := c.sign(req, r, access); err != nil {
+		return answer{}, err
 	}
-	if !access.IsZero() {
-		req.Header.Set("Authorization", "DPoP "+access.Reveal())
-	}
-
 	began := time.Now()
 	a := answer{}
 	defer func() {
@@ -363,11 +370,7 @@ func (c *Client) attempt(ctx context.Context, r request, body []byte, access Sec
 		return answer{}, &failure{err, sent.Load()}
 	}
 	defer res.Body.Close()
-	if nonce := res.Header.Get("DPoP-Nonce"); nonce != "" {
-		c.mu.Lock()
-		c.nonce = nonce
-		c.mu.Unlock()
-	}
+	c.keepNonce(res.Header)
 	read, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer+1))
 	if err != nil {
 		return answer{}, &failure{fmt.Errorf("the answer broke off: %w", err), true}
@@ -380,6 +383,31 @@ func (c *Client) attempt(ctx context.Context, r request, body []byte, access Sec
 		return a, problemOf(a, c.now())
 	}
 	return a, nil
+}
+
+// sign proves a request by the device's key. A service has none: it proves itself by its certificate.
+func (c *Client) sign(req *http.Request, r request, access Secret) error {
+	if c.prover == nil {
+		return nil
+	}
+	nonce, issued := c.proofState()
+	signed, err := c.prover.prove(r.method, c.origin+r.path, nonce, access, issued)
+	if err != nil {
+		return err
+	}
+	req.Header.Set("DPoP", signed)
+	if !access.IsZero() {
+		req.Header.Set("Authorization", "DPoP "+access.Reveal())
+	}
+	return nil
+}
+
+func (c *Client) keepNonce(h http.Header) {
+	if nonce := h.Get("DPoP-Nonce"); nonce != "" {
+		c.mu.Lock()
+		c.nonce = nonce
+		c.mu.Unlock()
+	}
 }
 
 // proofState returns the nonce and the time that the next proof shall carry.
@@ -395,8 +423,8 @@ const tolerance = 20 * time.Second
 // setClock dates the next proofs by the server's clock when the device's own is wrong, as happens
 // to phones; it reports whether that changed anything. The server's nonce, not the time, is what
 // makes a proof fresh.
-func (c *Client) setClock(a answer) bool {
-	date, err := http.ParseTime(a.header.Get("Date"))
+func (c *Client) setClock(h http.Header) bool {
+	date, err := http.ParseTime(h.Get("Date"))
 	if err != nil {
 		return false
 	}

@@ -54,6 +54,19 @@ type EventResult struct {
 	Err      error  // a *Problem; nil when it is recorded
 }
 
+// RecordEvent records one event of the service's own, with the id that the event or WithIdempotencyKey gives.
+func (e Errand) RecordEvent(ctx context.Context, event Event) (EventResult, error) {
+	if event.ID == "" {
+		event.ID = idempotencyKey(ctx)
+	}
+	var out struct {
+		Event    string `json:"event"`
+		Repeated bool   `json:"repeated"`
+	}
+	_, err := e.change(WithIdempotencyKey(ctx, event.ID), http.MethodPost, nil, event, &out, "events")
+	return EventResult{Event: out.Event, Repeated: out.Repeated, Err: err}, err
+}
+
 // MaxEvents is the most events that RecordEvents sends at once.
 const MaxEvents = 1000
 
@@ -131,6 +144,7 @@ type EventQuery struct {
 	Reason      string    `json:"reason,omitempty"` // what it contains
 	From        time.Time `json:"from,omitzero"`
 	To          time.Time `json:"to,omitzero"`
+	Since       int64     `json:"since_seconds,omitempty"` // not longer ago, in seconds, when the search begins: for SaveSearch
 }
 
 // FoundEvent is an event of the trail.
@@ -178,4 +192,40 @@ func (e Errand) searchEvents(ctx context.Context, q EventQuery, limit int, after
 	body := map[string]any{"query": q, "limit": limit, "after": after, "reveal": reveal}
 	_, err = e.ask(ctx, http.MethodPost, body, &page, url.Values(nil), "audit", "search")
 	return page, err
+}
+
+// SavedSearch is a search of the trail that has a name.
+type SavedSearch struct {
+	Name   string     `json:"name"`
+	Query  EventQuery `json:"query"`
+	MadeBy string     `json:"made_by"`
+	MadeAt time.Time  `json:"made_at"`
+}
+
+// SaveSearch saves a search under a name of at most 64 of a-z, 0-9 and hyphens, for everybody who may search.
+func (e Errand) SaveSearch(ctx context.Context, name string, q EventQuery) error {
+	_, err := e.ask(ctx, http.MethodPut, q, nil, nil, "audit", "searches", name)
+	return err
+}
+
+// SavedSearches returns all saved searches.
+func (e Errand) SavedSearches(ctx context.Context) ([]SavedSearch, error) {
+	var out struct {
+		Searches []SavedSearch `json:"searches"`
+	}
+	_, err := e.ask(ctx, http.MethodGet, nil, &out, nil, "audit", "searches")
+	return out.Searches, err
+}
+
+// RunSearch is SearchEvents, or RevealEvents, with a saved query.
+func (e Errand) RunSearch(ctx context.Context, name string, reveal bool, limit int, after string) (page EventPage, err error) {
+	body := map[string]any{"limit": limit, "after": after, "reveal": reveal}
+	_, err = e.ask(ctx, http.MethodPost, body, &page, nil, "audit", "searches", name, "run")
+	return page, err
+}
+
+// DeleteSearch deletes a saved search.
+func (e Errand) DeleteSearch(ctx context.Context, name string) error {
+	_, err := e.ask(ctx, http.MethodDelete, nil, nil, nil, "audit", "searches", name)
+	return err
 }

@@ -55,6 +55,7 @@ type LoginAnswer struct {
 	Code        string          `json:"code,omitempty"`
 	Passkey     json.RawMessage `json:"passkey,omitempty"` // as the platform's passkey call returned it, in WebAuthn's JSON
 	DeviceName  string          `json:"device_name,omitempty"`
+	Scope       string          `json:"scope,omitempty"` // ScopeWrite when empty; several have a space between them
 	Attestation *Attestation    `json:"attestation,omitempty"`
 }
 
@@ -89,6 +90,45 @@ func (t *TOTP) Confirm(ctx context.Context, code string) error {
 		return err
 	}
 	_, err = t.client.call(ctx, request{method: http.MethodPost, path: p, proof: bySession, body: map[string]string{"code": code}}, nil)
+	return err
+}
+
+// Passkey is a passkey that is being made.
+type Passkey struct {
+	Factor  string
+	Options json.RawMessage // what the platform's call takes: {"publicKey": …} for navigator.credentials.create
+
+	client *Client
+}
+
+// EnrolPasskey begins to make a passkey. It needs a recent login (ErrStepUpNeeded), and counts once Confirm
+// has brought the platform's answer.
+func (c *Client) EnrolPasskey(ctx context.Context) (*Passkey, error) {
+	var a struct {
+		Factor  string          `json:"factor"`
+		Options json.RawMessage `json:"options"`
+	}
+	_, err := c.call(ctx, request{method: http.MethodPost, path: "/v1/factors/passkeys", proof: bySession}, &a)
+	if err != nil {
+		return nil, err
+	}
+	return &Passkey{a.Factor, a.Options, c}, nil
+}
+
+// Confirm ends the enrolment with what the platform's call returned, in WebAuthn's JSON.
+func (p *Passkey) Confirm(ctx context.Context, credential json.RawMessage) error {
+	at, err := path("factors", "passkeys", p.Factor, "confirm")
+	if err != nil {
+		return err
+	}
+	_, err = p.client.call(ctx, request{method: http.MethodPost, path: at, proof: bySession,
+		body: map[string]json.RawMessage{"credential": credential}}, nil)
+	return err
+}
+
+// SetSMS puts codes by SMS off, once there is another second step, or on again. It needs a recent login.
+func (c *Client) SetSMS(ctx context.Context, enabled bool) error {
+	_, err := c.call(ctx, request{method: http.MethodPut, path: "/v1/factors/sms", proof: bySession, body: map[string]bool{"enabled": enabled}}, nil)
 	return err
 }
 

@@ -50,16 +50,25 @@ func (c *Client) Register(ctx context.Context, phone string) (*Registration, err
 // is authorised, and the customer can log in. ErrWeakPrivateCode costs no try of the code;
 // ErrRegistrationFailed does.
 func (r *Registration) Complete(ctx context.Context, code, privateCode, deviceName string) (Registered, error) {
+	return r.CompleteWith(ctx, RegistrationAnswer{Code: code, PrivateCode: privateCode, DeviceName: deviceName})
+}
+
+// RegistrationAnswer completes a registration.
+type RegistrationAnswer struct {
+	Code        string       `json:"code"`
+	PrivateCode string       `json:"private_code"`
+	DeviceName  string       `json:"device_name,omitempty"`
+	Attestation *Attestation `json:"attestation,omitempty"`
+}
+
+// CompleteWith is Complete with what vouches for the device's key.
+func (r *Registration) CompleteWith(ctx context.Context, answer RegistrationAnswer) (Registered, error) {
 	var a Registered
 	p, err := path("registrations", r.ID, "complete")
 	if err != nil {
 		return a, err
 	}
-	_, err = r.client.call(ctx, request{
-		method: http.MethodPost,
-		path:   p,
-		body:   map[string]string{"code": code, "private_code": privateCode, "device_name": deviceName},
-	}, &a)
+	_, err = r.client.call(ctx, request{method: http.MethodPost, path: p, body: answer}, &a)
 	return a, err
 }
 
@@ -115,24 +124,6 @@ func (l *Login) CompleteWith(ctx context.Context, answer LoginAnswer) (Tokens, e
 		return Tokens{}, err
 	}
 	return t, l.client.replace(ctx, nil, t)
-}
-
-// Session is a session as the server knows it.
-type Session struct {
-	ID            string    `json:"session"`
-	Customer      string    `json:"customer"`
-	Device        string    `json:"device"`
-	DeviceName    string    `json:"device_name"`
-	LoggedInAt    time.Time `json:"logged_in_at"`
-	IdleExpiresAt time.Time `json:"idle_expires_at"` // when it ends unless it is used
-	ExpiresAt     time.Time `json:"expires_at"`      // when it ends in any case
-}
-
-// Session returns the Client's session.
-func (c *Client) Session(ctx context.Context) (Session, error) {
-	var s Session
-	_, err := c.call(ctx, request{method: http.MethodGet, path: "/v1/session", proof: bySession, repeatable: true}, &s)
-	return s, err
 }
 
 // Logout ends the session on the server and forgets it here. When the server could not be reached

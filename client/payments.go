@@ -69,6 +69,44 @@ func (e Errand) VerifyPayment(ctx context.Context, payment, customer string, t P
 	return out, err
 }
 
+// Payment shows a payment that the customer is asked to authorise. Like all of a payment it needs a session
+// of ScopePayment (ErrInsufficientScope).
+func (c *Client) Payment(ctx context.Context, payment string) (Payment, error) {
+	return c.payment(ctx, request{method: http.MethodGet, repeatable: true}, "payments", payment)
+}
+
+// SendPaymentCode sends a one-time code by SMS that is good for this payment's terms alone, and returns until
+// when.
+func (c *Client) SendPaymentCode(ctx context.Context, payment string) (time.Time, error) {
+	p, err := path("payments", payment, "code")
+	if err != nil {
+		return time.Time{}, err
+	}
+	var a struct {
+		ExpiresIn int64 `json:"expires_in"`
+	}
+	_, err = c.call(ctx, request{method: http.MethodPost, path: p, proof: bySession}, &a)
+	return c.now().Add(time.Duration(a.ExpiresIn) * time.Second), err
+}
+
+// AuthorisePayment authorises a payment: code is the one that came for it, and t are the terms that the
+// customer was shown, on this screen. Any other terms void it and are ErrPaymentVoid.
+func (c *Client) AuthorisePayment(ctx context.Context, payment, code string, t PaymentTerms) (Payment, error) {
+	return c.payment(ctx, request{method: http.MethodPost, body: struct {
+		Code string `json:"code"`
+		PaymentTerms
+	}{code, t}}, "payments", payment, "authorise")
+}
+
+func (c *Client) payment(ctx context.Context, r request, segments ...string) (out Payment, err error) {
+	if r.path, err = path(segments...); err != nil {
+		return out, err
+	}
+	r.proof = bySession
+	_, err = c.call(ctx, r, &out)
+	return out, err
+}
+
 // once sends a request that is not sent again by itself.
 func (e Errand) once(ctx context.Context, body, out any, segments ...string) (answer, error) {
 	p, err := path(segments...)

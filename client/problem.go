@@ -67,10 +67,12 @@ func (s Slug) Error() string { return "strongroom: " + string(s) }
 const (
 	ErrRegistrationFailed Slug = "registration-failed"   // wrong or expired code, or an account exists already
 	ErrWeakPrivateCode    Slug = "weak-private-code"     // choose another; see Detail
+	ErrWrongPrivateCode   Slug = "wrong-private-code"    // of ChangePrivateCode
 	ErrLoginFailed        Slug = "login-failed"          // one of the factors is wrong; which one is not said
 	ErrDevicePending      Slug = "device-pending"        // all factors are right; the device, Text("device"), awaits approval
 	ErrWrongNumber        Slug = "wrong-number"          // not the number that the new device shows
 	ErrStepUpNeeded       Slug = "step-up-needed"        // log in again, and repeat it in the new session
+	ErrInsufficientScope  Slug = "insufficient-scope"    // log in again, and ask for the scope
 	ErrSessionRevoked     Slug = "session-revoked"       // log in again
 	ErrInvalidRefresh     Slug = "invalid-refresh-token" // log in again
 	ErrInvalidToken       Slug = "invalid-token"         // the session has ended

@@ -118,10 +118,41 @@ func (p *person) login(ctx context.Context, s *server, lastCode string) error {
 	return nil
 }
 
+// pay authorises a payment in a session that may, which the person then has.
+func (p *person) pay(ctx context.Context, s *server, payment string, terms client.PaymentTerms) error {
+	last, err := s.code(ctx, p.phone, "")
+	if err != nil {
+		return err
+	}
+	login, err := p.app.Login(ctx, p.phone, p.privateCode)
+	if err != nil {
+		return err
+	}
+	if last, err = s.code(ctx, p.phone, last); err != nil {
+		return err
+	}
+	if _, err := login.CompleteWith(ctx, client.LoginAnswer{Code: last, Scope: client.ScopePayment}); err != nil {
+		return err
+	}
+	if _, err := p.app.SendPaymentCode(ctx, payment); err != nil {
+		return err
+	}
+	if last, err = s.code(ctx, p.phone, last); err != nil {
+		return err
+	}
+	_, err = p.app.AuthorisePayment(ctx, payment, last, terms)
+	return err
+}
+
 var sixDigits = regexp.MustCompile(`\b[0-9]{6}\b`)
 
 // code waits for the newest one-time code to phone, other than the last one.
 func (s *server) code(ctx context.Context, phone, last string) (string, error) {
+	return s.found(ctx, phone, sixDigits, last)
+}
+
+// found waits for the newest message to phone that has what the pattern describes, other than the last.
+func (s *server) found(ctx context.Context, phone string, pattern *regexp.Regexp, last string) (string, error) {
 	ask, err := json.Marshal(map[string]string{"to": phone})
 	if err != nil {
 		return "", err
@@ -147,7 +178,7 @@ func (s *server) code(ctx context.Context, phone, last string) (string, error) {
 			return "", err
 		}
 		for _, m := range inbox.Messages {
-			code := sixDigits.FindString(m.Text)
+			code := pattern.FindString(m.Text)
 			if code == "" {
 				continue // customers are told of more than codes
 			}

@@ -102,6 +102,22 @@ func startLogging(t testing.TB, verb, data string, args ...string) *server {
 	return s
 }
 
+// startWith is start of a development installation whose settings end with more.
+func startWith(t testing.TB, more string, args ...string) *server {
+	t.Helper()
+	s := start(t, "dev", t.TempDir(), args...)
+	s.stop()
+	settings, err := os.OpenFile(filepath.Join(s.data, "strongroom.yaml"), os.O_APPEND|os.O_WRONLY, 0)
+	if err == nil {
+		_, err = settings.WriteString(more)
+		err = errors.Join(err, settings.Close())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return start(t, "dev", s.data, args...)
+}
+
 func tryStart(t testing.TB, verb, data string, env []string, args ...string) (*server, error) {
 	t.Helper()
 	ready := filepath.Join(t.TempDir(), "ready.json")

@@ -3,9 +3,7 @@ package e2e
 import (
 	"encoding/json"
 	"errors"
-	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -27,19 +25,7 @@ audit:
 // TestOneTrailSaysWhatATransactionWas records events with the SDK, finds them with it and with the command
 // line, and erases the customer.
 func TestOneTrailSaysWhatATransactionWas(t *testing.T) {
-	s := start(t, "dev", t.TempDir())
-	s.stop()
-	settings, err := os.OpenFile(filepath.Join(s.data, "strongroom.yaml"), os.O_APPEND|os.O_WRONLY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := settings.WriteString(testSource); err != nil {
-		t.Fatal(err)
-	}
-	if err := settings.Close(); err != nil {
-		t.Fatal(err)
-	}
-	s = start(t, "dev", s.data)
+	s := startWith(t, testSource)
 	errand := s.service().For("payment")
 	customer, err := errand.CreateCustomer(t.Context())
 	if err != nil {
