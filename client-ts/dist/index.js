@@ -72,23 +72,24 @@ export class Strongroom {
     async register(phone) {
         const body = { phone };
         const a = (await this.#call({ method: "POST", path: "/v1/registrations", body })).json;
-        return new Registration(a.registration, (code, private_code, device_name) => {
-            const body = { code, private_code, device_name };
-            return this.#call({ method: "POST", path: path("registrations", a.registration, "complete"), body })
-                .then((r) => r.json);
-        });
+        return new Registration(a.registration, (body) => this.#call({ method: "POST", path: path("registrations", a.registration, "complete"), body })
+            .then((r) => r.json));
     }
     /** Starts a login. It succeeds whatever is given, so that nobody learns who is a customer. */
-    async login(phone, privateCode) {
-        const body = { phone, private_code: privateCode };
+    async login(phone, privateCode, method = "sms") {
+        const body = { phone, private_code: privateCode, method };
         const a = (await this.#call({ method: "POST", path: "/v1/logins", body })).json;
-        return new Login(a.login, async (code, device_name) => {
-            const body = { code, device_name };
+        const complete = async (body) => {
             const r = await this.#call({ method: "POST", path: path("logins", a.login, "complete"), body });
             const tokens = tokensOf(r.json);
             await this.#store.save(tokens);
             return tokens;
-        });
+        };
+        const authorize = async (asked) => {
+            const body = { ...asked, response_type: "code", code_challenge_method: "S256" };
+            return (await this.#call({ method: "POST", path: path("logins", a.login, "authorize"), body })).json;
+        };
+        return new Login(a.login, a.passkey, complete, authorize);
     }
     /** The session as this device keeps it, without asking the server; undefined when there is none. */
     tokens() {
@@ -111,6 +112,18 @@ export class Strongroom {
         }
         await this.#store.save(undefined);
     }
+    /** All of the customer's sessions, on all devices. */
+    async sessions() {
+        return (await this.#call({ method: "GET", path: "/v1/sessions", session: true })).json.sessions;
+    }
+    /** Ends one of the customer's sessions at once. */
+    async revokeSession(session) {
+        await this.#call({ method: "DELETE", path: path("sessions", session), session: true });
+    }
+    /** Ends all of the customer's sessions but this one, and returns how many. */
+    async revokeOtherSessions() {
+        return (await this.#call({ method: "POST", path: "/v1/sessions/revoke-others", session: true })).json.revoked;
+    }
     /** All of the customer's devices. */
     async devices() {
         return (await this.#call({ method: "GET", path: "/v1/devices", session: true })).json.devices;
@@ -121,13 +134,110 @@ export class Strongroom {
     async approveDevice(device, number) {
         await this.#call({ method: "POST", path: path("devices", device, "approve"), session: true, body: { number } });
     }
+    /** Shuts a lost device out at once, be it the last or this one. */
+    async reportLost(device) {
+        await this.#call({ method: "POST", path: path("devices", device, "lost"), session: true });
+    }
     /** Shuts a device out and ends its sessions at once. */
     async revokeDevice(device) {
         await this.#call({ method: "DELETE", path: path("devices", device), session: true });
     }
+    /** The customer's second steps. */
+    async factors() {
+        return (await this.#call({ method: "GET", path: "/v1/factors", session: true })).json;
+    }
+    /** Gives the customer a secret for an authenticator app, which counts once `confirm` has shown a code of it. Like
+     * every change of second steps it needs a recent login (step-up-needed). */
+    async enrolTOTP() {
+        const { factor, secret, uri } = (await this.#call({ method: "POST", path: "/v1/factors/totp", session: true })).json;
+        const confirm = async (code) => {
+            const body = { code };
+            await this.#call({ method: "POST", path: path("factors", "totp", factor, "confirm"), session: true, body });
+        };
+        return { factor, secret, uri, confirm };
+    }
+    /** Makes a passkey on this device, and returns its name. In a browser the customer is asked; elsewhere give the
+     * platform's call, from options to its answer in WebAuthn's JSON. */
+    async enrolPasskey(create = createPasskey) {
+        const a = (await this.#call({ method: "POST", path: "/v1/factors/passkeys", session: true })).json;
+        const body = { credential: await create(a.options) };
+        await this.#call({ method: "POST", path: path("factors", "passkeys", a.factor, "confirm"), session: true, body });
+        return a.factor;
+    }
+    /** Puts codes by SMS off, once there is another second step, or on again. */
+    async setSMS(enabled) {
+        const body = { enabled };
+        await this.#call({ method: "PUT", path: "/v1/factors/sms", session: true, body });
+    }
+    /** Takes a second step away. */
+    async removeFactor(factor) {
+        await this.#call({ method: "DELETE", path: path("factors", factor), session: true });
+    }
+    /** Changes the private code; all other sessions end. */
+    async changePrivateCode(current, changed) {
+        const body = { current_code: current, new_code: changed };
+        await this.#call({ method: "POST", path: "/v1/private-code", session: true, body });
+    }
+    /** Begins a step towards a new private code when the customer has forgotten theirs, without a session. There are
+     * two: the first ends in a hold of a day, of which the customer is told, and the second sets the code. */
+    async resetPrivateCode(phone) {
+        const body = { phone };
+        const a = (await this.#call({ method: "POST", path: "/v1/private-code/resets", body })).json;
+        return new PrivateCodeReset(a.reset, async (code, private_code) => {
+            const body = { code, private_code };
+            const r = await this.#call({ method: "POST", path: path("private-code", "resets", a.reset, "complete"), body });
+            const usable = r.json.usable_at;
+            return usable === undefined ? undefined : new Date(usable);
+        });
+    }
+    /** Ends the hold: the private code stays. So does any login with it. */
+    async cancelPrivateCodeReset() {
+        await this.#call({ method: "DELETE", path: "/v1/private-code/resets", session: true });
+    }
+    /** Sends a one-time code to the number that shall be the customer's. */
+    async changeNumber(phone) {
+        const body = { phone };
+        const a = (await this.#call({ method: "POST", path: "/v1/number", session: true, body })).json;
+        return new NumberChange(a.change, async (code) => {
+            const body = { code };
+            const r = await this.#call({ method: "POST", path: path("number", a.change, "complete"), session: true, body });
+            return new Date(r.json.changes_at);
+        });
+    }
+    /** Keeps the old number: in this session, or without one by the code that was sent to that number. */
+    async cancelNumberChange(code) {
+        if (code === undefined) {
+            await this.#call({ method: "DELETE", path: "/v1/number", session: true });
+            return;
+        }
+        const body = { code };
+        await this.#call({ method: "POST", path: "/v1/number/cancel", body });
+    }
+    /** What has happened to the account lately, newest first. */
+    async notices() {
+        return (await this.#call({ method: "GET", path: "/v1/notices", session: true })).json.notices;
+    }
+    /** A payment that the customer is asked to authorise. All of a payment needs the scope "payment". */
+    async payment(id) {
+        return (await this.#call({ method: "GET", path: path("payments", id), session: true })).json;
+    }
+    /** Sends a one-time code that is good for this payment's terms alone, and returns until when. */
+    async sendPaymentCode(id) {
+        const a = (await this.#call({ method: "POST", path: path("payments", id, "code"), session: true })).json;
+        return new Date(Date.now() + a.expires_in * 1000);
+    }
+    /** Authorises a payment with its code and the terms that the customer was shown. Any others void it. */
+    async authorisePayment(id, code, { amount, currency, payee, account }) {
+        const body = { code, amount, currency, payee, ...(account === undefined ? {} : { account }) };
+        return (await this.#call({ method: "POST", path: path("payments", id, "authorise"), session: true, body })).json;
+    }
     /** The customer's records of a kind, for example "profile". */
     collection(name) {
         return new Collection(name, (r) => this.#call({ ...r, session: true }));
+    }
+    /** The customer's documents in a collection. */
+    blobs(collection) {
+        return new Blobs(collection, (r) => this.#call({ ...r, session: true }));
     }
     /** Sends a request with a fresh nonce, a fresh token, and again where that is right. */
     async #call(r) {
@@ -140,7 +250,7 @@ export class Strongroom {
                 const answer = await this.#attempt(r, access);
                 date = answer.headers.get("Date");
                 if (answer.ok)
-                    return { headers: answer.headers, json: await read(answer) };
+                    return { headers: answer.headers, json: r.bytes ? await answer.blob() : await read(answer) };
                 failure = await problemOf(answer);
             }
             catch (err) {
@@ -173,7 +283,7 @@ export class Strongroom {
     async #attempt(r, access) {
         const target = this.#origin + r.path;
         const headers = {
-            Accept: "application/json, application/problem+json",
+            Accept: `${r.bytes ? "application/octet-stream" : "application/json"}, application/problem+json`,
             DPoP: await this.#proof(r.method, target, access),
             ...r.headers,
         };
@@ -183,7 +293,11 @@ export class Strongroom {
             method: r.method, headers, cache: "no-store", credentials: "omit", redirect: "error", referrerPolicy: "no-referrer",
             signal: AbortSignal.timeout(this.#timeout),
         };
-        if (r.body !== undefined) {
+        if (r.body instanceof Blob) {
+            headers["Content-Type"] = "application/octet-stream";
+            init.body = r.body;
+        }
+        else if (r.body !== undefined) {
             headers["Content-Type"] = "application/json";
             init.body = JSON.stringify(r.body);
         }
@@ -287,25 +401,79 @@ export class Strongroom {
 /** A sign-up that awaits the code sent by SMS. */
 export class Registration {
     id;
+    completeWith;
+    constructor(id, 
+    /** Makes the account, and says what vouches for the device's key where that is asked for. */
+    completeWith) {
+        this.id = id;
+        this.completeWith = completeWith;
+    }
+    /** Makes the account. A weak-private-code costs no try of the code; registration-failed does. */
+    complete(code, privateCode, deviceName) {
+        return this.completeWith({ code, private_code: privateCode, device_name: deviceName });
+    }
+}
+/** A login that awaits its second step. */
+export class Login {
+    id;
+    passkey;
+    completeWith;
+    authorize;
+    constructor(id, 
+    /** What the platform's passkey call takes, when the method is "passkey". */
+    passkey, 
+    /** Ends the login and begins the session. device-pending means that all was right, but the device,
+     * `members.device`, must be approved from another one by typing `members.number`. */
+    completeWith, 
+    /** Ends the login with an authorization code for a standard OAuth client, in place of a session of this one. */
+    authorize) {
+        this.id = id;
+        this.passkey = passkey;
+        this.completeWith = completeWith;
+        this.authorize = authorize;
+    }
+    /** completeWith for a code by SMS or of an authenticator app. */
+    complete(code, deviceName, scope) {
+        return this.completeWith({ code, device_name: deviceName, ...(scope === undefined ? {} : { scope }) });
+    }
+    /** completeWith for a passkey, for which a browser asks the customer. */
+    async completeByPasskey(deviceName, scope) {
+        return this.completeWith({ passkey: await answerPasskey(this.passkey), device_name: deviceName, ...(scope === undefined ? {} : { scope }) });
+    }
+}
+/** A step towards a new private code, which awaits the code sent by SMS. */
+export class PrivateCodeReset {
+    id;
     complete;
     constructor(id, 
-    /** Makes the account. A weak-private-code costs no try of the code; registration-failed does. */
+    /** Returns from when on the second step may be done, or undefined when the code is changed. */
     complete) {
         this.id = id;
         this.complete = complete;
     }
 }
-/** A login that awaits the code sent by SMS. */
-export class Login {
+/** A change of number that awaits the code sent to the new one. */
+export class NumberChange {
     id;
     complete;
     constructor(id, 
-    /** Ends the login and begins the session. device-pending means that all was right, but the device,
-     * `members.device`, must be approved from another one by typing `members.number`. */
+    /** Proves the new number, and returns when it counts: a day later, unless somebody cancels. */
     complete) {
         this.id = id;
         this.complete = complete;
     }
+}
+/** Has the browser make a passkey, from the server's options to the answer in WebAuthn's JSON. */
+async function createPasskey(options) {
+    const { publicKey } = options;
+    const made = await navigator.credentials.create({ publicKey: PublicKeyCredential.parseCreationOptionsFromJSON(publicKey) });
+    return made.toJSON();
+}
+/** Has the browser answer a login's options with one of its passkeys. */
+async function answerPasskey(options) {
+    const { publicKey } = options;
+    const found = await navigator.credentials.get({ publicKey: PublicKeyCredential.parseRequestOptionsFromJSON(publicKey) });
+    return found.toJSON();
 }
 /** One kind of the customer's records. */
 export class Collection {
@@ -344,6 +512,29 @@ export class Collection {
     async #one(r) {
         const a = await this.#call(r);
         return stored(a.json, a.headers.get("ETag"));
+    }
+}
+/** One kind of the customer's documents, of up to 50 MiB. */
+export class Blobs {
+    collection;
+    #call;
+    constructor(collection, call) {
+        this.collection = collection;
+        this.#call = call;
+    }
+    /** Writes a document. Replacing one needs ifMatch. */
+    async put(key, content, condition) {
+        const a = await this.#call({ method: "PUT", path: path("blobs", this.collection, key), headers: conditions(condition), body: content });
+        return { ...a.json, etag: a.headers.get("ETag") ?? "" };
+    }
+    /** Returns a document, for a purpose; the purpose goes into the trail. */
+    async get(key, purpose) {
+        const a = await this.#call({ method: "GET", path: path("blobs", this.collection, key), query: { purpose }, bytes: true });
+        return { content: a.json, etag: a.headers.get("ETag") ?? "" };
+    }
+    /** Deletes a document; ifMatch makes sure that it is the one that was read. */
+    async delete(key, condition) {
+        await this.#call({ method: "DELETE", path: path("blobs", this.collection, key), headers: conditions(condition) });
     }
 }
 /** Makes a device key whose private half WebCrypto never shows. */

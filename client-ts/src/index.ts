@@ -29,6 +29,29 @@ type Body<Op extends keyof operations> = operations[Op] extends { requestBody: {
 export type Device = Schemas["DeviceView"];
 /** The session as the server knows it. */
 export type Session = Answer<"get-session">;
+/** One of the customer's sessions. */
+export type SessionEntry = Schemas["SessionView"];
+/** A second step beside SMS. */
+export type Factor = Schemas["FactorView"];
+/** The customer's second steps, and what is the matter with codes by SMS. */
+export type Factors = Answer<"list-factors">;
+/** Something that has happened to the account. */
+export type Notice = Schemas["NoticeView"];
+/** A payment that the customer is asked to authorise. */
+export type Payment = Schemas["PaymentView"];
+/** What a payment is for: exactly this amount to exactly this payee. */
+export type PaymentTerms = Pick<Payment, "amount" | "currency" | "payee" | "account">;
+/** The second step of a login. SMS is a restricted authenticator: offer one of the others. */
+export type Method = "sms" | "totp" | "passkey";
+/** What completes a login: `code` or `passkey`. `scope` is "read", "write" or "payment", or several with a space
+ * between them; a login that asks for nothing may write. */
+export type LoginAnswer = Omit<Body<"complete-login">, "$schema">;
+/** What completes a registration. */
+export type RegistrationAnswer = Omit<Body<"complete-registration">, "$schema">;
+/** What a standard OAuth client beside this one asks for (RFC 6749, RFC 7636). */
+export type AuthorizationRequest = Omit<Body<"authorize-login">, "$schema" | "response_type" | "code_challenge_method">;
+/** A document of the customer that is too large for a record. */
+export type StoredBlob = Schemas["BlobView"] & { etag: string };
 /** A field's value, as JSON has it. */
 export type Fields = Record<string, unknown>;
 /** An encrypted document of the customer; its sensitive fields are masked unless `reveal` returned it. */
@@ -113,10 +136,13 @@ interface Request {
   body?: unknown;
   /** The request carries the access token. */
   session?: boolean;
+  /** The answer is bytes. */
+  bytes?: boolean;
 }
 
 interface Received {
   headers: Headers;
+  /** The JSON of the answer, or its bytes as a Blob. */
   json: unknown;
 }
 
@@ -155,24 +181,25 @@ export class Strongroom {
   async register(phone: string): Promise<Registration> {
     const body: Body<"start-registration"> = { phone };
     const a = (await this.#call({ method: "POST", path: "/v1/registrations", body })).json as Answer<"start-registration">;
-    return new Registration(a.registration, (code, private_code, device_name) => {
-      const body: Body<"complete-registration"> = { code, private_code, device_name };
-      return this.#call({ method: "POST", path: path("registrations", a.registration, "complete"), body })
-        .then((r) => r.json as Answer<"complete-registration">);
-    });
+    return new Registration(a.registration, (body) => this.#call({ method: "POST", path: path("registrations", a.registration, "complete"), body })
+      .then((r) => r.json as Answer<"complete-registration">));
   }
 
   /** Starts a login. It succeeds whatever is given, so that nobody learns who is a customer. */
-  async login(phone: string, privateCode: string): Promise<Login> {
-    const body: Body<"start-login"> = { phone, private_code: privateCode };
+  async login(phone: string, privateCode: string, method: Method = "sms"): Promise<Login> {
+    const body: Body<"start-login"> = { phone, private_code: privateCode, method };
     const a = (await this.#call({ method: "POST", path: "/v1/logins", body })).json as Answer<"start-login">;
-    return new Login(a.login, async (code, device_name) => {
-      const body: Body<"complete-login"> = { code, device_name };
+    const complete = async (body: LoginAnswer) => {
       const r = await this.#call({ method: "POST", path: path("logins", a.login, "complete"), body });
       const tokens = tokensOf(r.json);
       await this.#store.save(tokens);
       return tokens;
-    });
+    };
+    const authorize = async (asked: AuthorizationRequest) => {
+      const body: Body<"authorize-login"> = { ...asked, response_type: "code", code_challenge_method: "S256" };
+      return (await this.#call({ method: "POST", path: path("logins", a.login, "authorize"), body })).json as Answer<"authorize-login">;
+    };
+    return new Login(a.login, a.passkey, complete, authorize);
   }
 
   /** The session as this device keeps it, without asking the server; undefined when there is none. */
@@ -196,6 +223,21 @@ export class Strongroom {
     await this.#store.save(undefined);
   }
 
+  /** All of the customer's sessions, on all devices. */
+  async sessions(): Promise<SessionEntry[]> {
+    return ((await this.#call({ method: "GET", path: "/v1/sessions", session: true })).json as Answer<"list-sessions">).sessions;
+  }
+
+  /** Ends one of the customer's sessions at once. */
+  async revokeSession(session: string): Promise<void> {
+    await this.#call({ method: "DELETE", path: path("sessions", session), session: true });
+  }
+
+  /** Ends all of the customer's sessions but this one, and returns how many. */
+  async revokeOtherSessions(): Promise<number> {
+    return ((await this.#call({ method: "POST", path: "/v1/sessions/revoke-others", session: true })).json as Answer<"revoke-other-sessions">).revoked;
+  }
+
   /** All of the customer's devices. */
   async devices(): Promise<Device[]> {
     return ((await this.#call({ method: "GET", path: "/v1/devices", session: true })).json as Answer<"list-devices">).devices;
@@ -208,14 +250,127 @@ export class Strongroom {
     await this.#call({ method: "POST", path: path("devices", device, "approve"), session: true, body: { number } });
   }
 
+  /** Shuts a lost device out at once, be it the last or this one. */
+  async reportLost(device: string): Promise<void> {
+    await this.#call({ method: "POST", path: path("devices", device, "lost"), session: true });
+  }
+
   /** Shuts a device out and ends its sessions at once. */
   async revokeDevice(device: string): Promise<void> {
     await this.#call({ method: "DELETE", path: path("devices", device), session: true });
   }
 
+  /** The customer's second steps. */
+  async factors(): Promise<Factors> {
+    return (await this.#call({ method: "GET", path: "/v1/factors", session: true })).json as Factors;
+  }
+
+  /** Gives the customer a secret for an authenticator app, which counts once `confirm` has shown a code of it. Like
+   * every change of second steps it needs a recent login (step-up-needed). */
+  async enrolTOTP(): Promise<{ factor: string; secret: string; uri: string; confirm: (code: string) => Promise<void> }> {
+    const { factor, secret, uri } = (await this.#call({ method: "POST", path: "/v1/factors/totp", session: true })).json as Answer<"enrol-totp">;
+    const confirm = async (code: string) => {
+      const body: Body<"confirm-totp"> = { code };
+      await this.#call({ method: "POST", path: path("factors", "totp", factor, "confirm"), session: true, body });
+    };
+    return { factor, secret, uri, confirm };
+  }
+
+  /** Makes a passkey on this device, and returns its name. In a browser the customer is asked; elsewhere give the
+   * platform's call, from options to its answer in WebAuthn's JSON. */
+  async enrolPasskey(create: (options: unknown) => Promise<unknown> = createPasskey): Promise<string> {
+    const a = (await this.#call({ method: "POST", path: "/v1/factors/passkeys", session: true })).json as Answer<"enrol-passkey">;
+    const body: Body<"confirm-passkey"> = { credential: await create(a.options) };
+    await this.#call({ method: "POST", path: path("factors", "passkeys", a.factor, "confirm"), session: true, body });
+    return a.factor;
+  }
+
+  /** Puts codes by SMS off, once there is another second step, or on again. */
+  async setSMS(enabled: boolean): Promise<void> {
+    const body: Body<"set-sms"> = { enabled };
+    await this.#call({ method: "PUT", path: "/v1/factors/sms", session: true, body });
+  }
+
+  /** Takes a second step away. */
+  async removeFactor(factor: string): Promise<void> {
+    await this.#call({ method: "DELETE", path: path("factors", factor), session: true });
+  }
+
+  /** Changes the private code; all other sessions end. */
+  async changePrivateCode(current: string, changed: string): Promise<void> {
+    const body: Body<"change-private-code"> = { current_code: current, new_code: changed };
+    await this.#call({ method: "POST", path: "/v1/private-code", session: true, body });
+  }
+
+  /** Begins a step towards a new private code when the customer has forgotten theirs, without a session. There are
+   * two: the first ends in a hold of a day, of which the customer is told, and the second sets the code. */
+  async resetPrivateCode(phone: string): Promise<PrivateCodeReset> {
+    const body: Body<"start-private-code-reset"> = { phone };
+    const a = (await this.#call({ method: "POST", path: "/v1/private-code/resets", body })).json as Answer<"start-private-code-reset">;
+    return new PrivateCodeReset(a.reset, async (code, private_code) => {
+      const body: Body<"complete-private-code-reset"> = { code, private_code };
+      const r = await this.#call({ method: "POST", path: path("private-code", "resets", a.reset, "complete"), body });
+      const usable = (r.json as Answer<"complete-private-code-reset">).usable_at;
+      return usable === undefined ? undefined : new Date(usable);
+    });
+  }
+
+  /** Ends the hold: the private code stays. So does any login with it. */
+  async cancelPrivateCodeReset(): Promise<void> {
+    await this.#call({ method: "DELETE", path: "/v1/private-code/resets", session: true });
+  }
+
+  /** Sends a one-time code to the number that shall be the customer's. */
+  async changeNumber(phone: string): Promise<NumberChange> {
+    const body: Body<"start-number-change"> = { phone };
+    const a = (await this.#call({ method: "POST", path: "/v1/number", session: true, body })).json as Answer<"start-number-change">;
+    return new NumberChange(a.change, async (code) => {
+      const body: Body<"complete-number-change"> = { code };
+      const r = await this.#call({ method: "POST", path: path("number", a.change, "complete"), session: true, body });
+      return new Date((r.json as Answer<"complete-number-change">).changes_at);
+    });
+  }
+
+  /** Keeps the old number: in this session, or without one by the code that was sent to that number. */
+  async cancelNumberChange(code?: string): Promise<void> {
+    if (code === undefined) {
+      await this.#call({ method: "DELETE", path: "/v1/number", session: true });
+      return;
+    }
+    const body: Body<"cancel-number-change-by-code"> = { code };
+    await this.#call({ method: "POST", path: "/v1/number/cancel", body });
+  }
+
+  /** What has happened to the account lately, newest first. */
+  async notices(): Promise<Notice[]> {
+    return ((await this.#call({ method: "GET", path: "/v1/notices", session: true })).json as Answer<"list-notices">).notices;
+  }
+
+  /** A payment that the customer is asked to authorise. All of a payment needs the scope "payment". */
+  async payment(id: string): Promise<Payment> {
+    return (await this.#call({ method: "GET", path: path("payments", id), session: true })).json as Payment;
+  }
+
+  /** Sends a one-time code that is good for this payment's terms alone, and returns until when. */
+  async sendPaymentCode(id: string): Promise<Date> {
+    const a = (await this.#call({ method: "POST", path: path("payments", id, "code"), session: true })).json as Answer<"send-payment-code">;
+    return new Date(Date.now() + a.expires_in * 1000);
+  }
+
+  /** Authorises a payment with its code and the terms that the customer was shown. Any others void it. */
+  async authorisePayment(id: string, code: string, { amount, currency, payee, account }: PaymentTerms): Promise<Payment> {
+    const body: Body<"authorise-payment"> = { code, amount, currency, payee, ...(account === undefined ? {} : { account }) };
+    return (await this.#call({ method: "POST", path: path("payments", id, "authorise"), session: true, body })).json as Payment;
+  }
+
   /** The customer's records of a kind, for example "profile". */
   collection(name: string): Collection {
     return new Collection(name, (r) => this.#call({ ...r, session: true }));
+  }
+
+  /** The customer's documents in a collection. */
+  blobs(collection: string): Blobs {
+    return new Blobs(collection, (r) => this.#call({ ...r, session: true }));
   }
 
   /** Sends a request with a fresh nonce, a fresh token, and again where that is right. */
@@ -228,7 +383,7 @@ export class Strongroom {
       try {
         const answer = await this.#attempt(r, access);
         date = answer.headers.get("Date");
-        if (answer.ok) return { headers: answer.headers, json: await read(answer) };
+        if (answer.ok) return { headers: answer.headers, json: r.bytes ? await answer.blob() : await read(answer) };
         failure = await problemOf(answer);
       } catch (err) {
         failure = err;
@@ -259,7 +414,7 @@ export class Strongroom {
   async #attempt(r: Request, access: string | undefined): Promise<Response> {
     const target = this.#origin + r.path;
     const headers: Record<string, string> = {
-      Accept: "application/json, application/problem+json",
+      Accept: `${r.bytes ? "application/octet-stream" : "application/json"}, application/problem+json`,
       DPoP: await this.#proof(r.method, target, access),
       ...r.headers,
     };
@@ -268,7 +423,10 @@ export class Strongroom {
       method: r.method, headers, cache: "no-store", credentials: "omit", redirect: "error", referrerPolicy: "no-referrer",
       signal: AbortSignal.timeout(this.#timeout),
     };
-    if (r.body !== undefined) {
+    if (r.body instanceof Blob) {
+      headers["Content-Type"] = "application/octet-stream";
+      init.body = r.body;
+    } else if (r.body !== undefined) {
       headers["Content-Type"] = "application/json";
       init.body = JSON.stringify(r.body);
     }
@@ -366,19 +524,70 @@ export class Strongroom {
 export class Registration {
   constructor(
     readonly id: string,
-    /** Makes the account. A weak-private-code costs no try of the code; registration-failed does. */
-    readonly complete: (code: string, privateCode: string, deviceName: string) => Promise<Answer<"complete-registration">>,
+    /** Makes the account, and says what vouches for the device's key where that is asked for. */
+    readonly completeWith: (answer: RegistrationAnswer) => Promise<Answer<"complete-registration">>,
   ) {}
+
+  /** Makes the account. A weak-private-code costs no try of the code; registration-failed does. */
+  complete(code: string, privateCode: string, deviceName: string): Promise<Answer<"complete-registration">> {
+    return this.completeWith({ code, private_code: privateCode, device_name: deviceName });
+  }
 }
 
-/** A login that awaits the code sent by SMS. */
+/** A login that awaits its second step. */
 export class Login {
   constructor(
     readonly id: string,
+    /** What the platform's passkey call takes, when the method is "passkey". */
+    readonly passkey: unknown,
     /** Ends the login and begins the session. device-pending means that all was right, but the device,
      * `members.device`, must be approved from another one by typing `members.number`. */
-    readonly complete: (code: string, deviceName: string) => Promise<Tokens>,
+    readonly completeWith: (answer: LoginAnswer) => Promise<Tokens>,
+    /** Ends the login with an authorization code for a standard OAuth client, in place of a session of this one. */
+    readonly authorize: (request: AuthorizationRequest) => Promise<Answer<"authorize-login">>,
   ) {}
+
+  /** completeWith for a code by SMS or of an authenticator app. */
+  complete(code: string, deviceName: string, scope?: string): Promise<Tokens> {
+    return this.completeWith({ code, device_name: deviceName, ...(scope === undefined ? {} : { scope }) });
+  }
+
+  /** completeWith for a passkey, for which a browser asks the customer. */
+  async completeByPasskey(deviceName: string, scope?: string): Promise<Tokens> {
+    return this.completeWith({ passkey: await answerPasskey(this.passkey), device_name: deviceName, ...(scope === undefined ? {} : { scope }) });
+  }
+}
+
+/** A step towards a new private code, which awaits the code sent by SMS. */
+export class PrivateCodeReset {
+  constructor(
+    readonly id: string,
+    /** Returns from when on the second step may be done, or undefined when the code is changed. */
+    readonly complete: (code: string, privateCode: string) => Promise<Date | undefined>,
+  ) {}
+}
+
+/** A change of number that awaits the code sent to the new one. */
+export class NumberChange {
+  constructor(
+    readonly id: string,
+    /** Proves the new number, and returns when it counts: a day later, unless somebody cancels. */
+    readonly complete: (code: string) => Promise<Date>,
+  ) {}
+}
+
+/** Has the browser make a passkey, from the server's options to the answer in WebAuthn's JSON. */
+async function createPasskey(options: unknown): Promise<unknown> {
+  const { publicKey } = options as { publicKey: PublicKeyCredentialCreationOptionsJSON };
+  const made = await navigator.credentials.create({ publicKey: PublicKeyCredential.parseCreationOptionsFromJSON(publicKey) });
+  return (made as PublicKeyCredential).toJSON();
+}
+
+/** Has the browser answer a login's options with one of its passkeys. */
+async function answerPasskey(options: unknown): Promise<unknown> {
+  const { publicKey } = options as { publicKey: PublicKeyCredentialRequestOptionsJSON };
+  const found = await navigator.credentials.get({ publicKey: PublicKeyCredential.parseRequestOptionsFromJSON(publicKey) });
+  return (found as PublicKeyCredential).toJSON();
 }
 
 /** One kind of the customer's records. */
@@ -420,6 +629,31 @@ export class Collection {
   async #one(r: Request): Promise<StoredRecord> {
     const a = await this.#call(r);
     return stored(a.json as Schemas["RecordView"], a.headers.get("ETag"));
+  }
+}
+
+/** One kind of the customer's documents, of up to 50 MiB. */
+export class Blobs {
+  readonly #call: (r: Request) => Promise<Received>;
+  constructor(readonly collection: string, call: (r: Request) => Promise<Received>) {
+    this.#call = call;
+  }
+
+  /** Writes a document. Replacing one needs ifMatch. */
+  async put(key: string, content: Blob, condition?: Condition): Promise<StoredBlob> {
+    const a = await this.#call({ method: "PUT", path: path("blobs", this.collection, key), headers: conditions(condition), body: content });
+    return { ...(a.json as Schemas["BlobView"]), etag: a.headers.get("ETag") ?? "" };
+  }
+
+  /** Returns a document, for a purpose; the purpose goes into the trail. */
+  async get(key: string, purpose: string): Promise<{ content: Blob; etag: string }> {
+    const a = await this.#call({ method: "GET", path: path("blobs", this.collection, key), query: { purpose }, bytes: true });
+    return { content: a.json as Blob, etag: a.headers.get("ETag") ?? "" };
+  }
+
+  /** Deletes a document; ifMatch makes sure that it is the one that was read. */
+  async delete(key: string, condition?: Condition): Promise<void> {
+    await this.#call({ method: "DELETE", path: path("blobs", this.collection, key), headers: conditions(condition) });
   }
 }
 
