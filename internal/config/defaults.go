@@ -68,6 +68,7 @@ func ForDev(data string) Config {
 	c.Login.BcryptCost = 10
 	c.Login.AccessLifetime = 5 * time.Second
 	c.Login.StartsPerHour = 1_000_000
+	c.Devices.PasskeyDomain, c.Devices.PasskeyOrigins = "localhost", []string{"https://localhost:8443"} // browsers have none for addresses
 	for _, l := range []*Listener{&c.Listeners.App, &c.Listeners.Service, &c.Listeners.Admin} {
 		l.RequestsPerSecond, l.Burst = 5000, 10_000
 		l.MaxConnectionsPerAddress, l.MaxRequestsPerAddress = 2048, 512

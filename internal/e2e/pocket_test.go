@@ -11,7 +11,6 @@ import (
 	"testing"
 
 	"github.com/chromedp/cdproto/cdp"
-	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/cdproto/log"
 	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/chromedp"
@@ -43,13 +42,6 @@ func TestPocket(t *testing.T) {
 	const private = "lighthouse harbour 41"
 	type act = chromedp.Action[chromedp.Void]
 	size := func(width, height int64) act { return chromedp.EmulateViewport(width, height) }
-	dark := func(scheme string) act {
-		return chromedp.Func(func(ctx context.Context, tab *chromedp.Target) error {
-			_, err := cdp.Call(ctx, tab, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{
-				Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}, {Name: "prefers-reduced-motion", Value: "reduce"}}})
-			return err
-		})
-	}
 	watch := chromedp.Func(func(ctx context.Context, tab *chromedp.Target) error {
 		_, err := cdp.Call(ctx, tab, log.Enable, cdp.Empty{})
 		return err
@@ -68,9 +60,9 @@ func TestPocket(t *testing.T) {
 		what string
 		do   []act
 	}{
-		{"the page opens", []act{watch, size(1280, 900), dark("light"), chromedp.Navigate(s.urls.App + "/pocket/"),
+		{"the page opens", []act{watch, size(1280, 900), looks("light"), chromedp.Navigate(s.urls.App + "/pocket/"),
 			says("#one", "kept safe"), says("#two", "new phone"), picture("1-welcome-1280"),
-			dark("dark"), picture("1-welcome-1280-dark"), dark("light")}},
+			looks("dark"), picture("1-welcome-1280-dark"), looks("light")}},
 		{"a code is sent", []act{click("#one [name=join]"), click("#one [type=submit]"), says("#one", "Check your messages"),
 			visible("#inbox li b")}},
 		{"a weak private code is refused", []act{offered("#one"), write("#one [name=private]", "12345678"), click("#one [type=submit]"),
@@ -89,7 +81,7 @@ func TestPocket(t *testing.T) {
 			says("#two", "One more code"), offered("#two"), click("#two [type=submit]"), says("#two", "Approve this phone"),
 			says("#one .tabs i", "1"), picture("7-pending-1280")}},
 		{"the first phone approves it", []act{click("#one [name=tab-devices]"), says("#one", "Is it you?"), picture("8-approve-1280"),
-			dark("dark"), picture("8-approve-1280-dark"), dark("light"),
+			looks("dark"), picture("8-approve-1280-dark"), looks("light"),
 			until(`(document.querySelector("#one [name=number]").value = document.querySelector("#two .number").innerText).length === 3`),
 			click("#one .devices [type=submit]"), says("#one", "May log in")}},
 		{"it logs in and sees the same profile", []act{click("#two [name=enter]"), write("#two [name=private]", private), click("#two [type=submit]"),
@@ -98,9 +90,9 @@ func TestPocket(t *testing.T) {
 		{"a removed phone is out at once", []act{click("#one [name=tab-devices]"), click("#one [name=remove]"), says("#one", "Removed for good"),
 			click("#two [name=tab-session]"), says("#two", "removed from the account"), picture("10-removed-1280")}},
 		{"the page fits a phone", []act{size(390, 844), says("#one", "Your devices"), picture("11-devices-390"), click("#one [name=tab-profile]"),
-			says("#one", "Version 2"), picture("12-profile-390"), click("#one [name=tab-session]"), says("#one", "This session"), picture("13-session-390"),
-			click("[data-show=messages]"), visible("#inbox li"), picture("14-messages-390"), dark("dark"), picture("14-messages-390-dark"),
-			click("[data-show=two]"), visible("#two"), picture("15-new-phone-390-dark"), dark("light"), click("[data-show=one]")}},
+			says("#one", "Version 2"), picture("12-profile-390"), click("#one [name=tab-session]"), says("#one", "Where you are logged in"), picture("13-security-390"),
+			click("[data-show=messages]"), visible("#inbox li"), picture("14-messages-390"), looks("dark"), picture("14-messages-390-dark"),
+			click("[data-show=two]"), visible("#two"), picture("15-new-phone-390-dark"), looks("light"), click("[data-show=one]")}},
 		{"one thing is shown, and nothing is wider than the screen", []act{
 			until(`document.documentElement.scrollWidth <= 390`), until(`[...document.querySelectorAll("main > section")].filter(e => e.offsetParent).length === 1`)}},
 		{"the customer logs out", []act{click("#one [name=leave]"), says("#one", "You are logged out"), picture("16-out-390")}},

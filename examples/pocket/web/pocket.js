@@ -18,21 +18,27 @@ const $ = (id) => document.getElementById(id);
 
 /** What people are told. For anything else the server's own detail is good. */
 const told = {
-  "login-failed": "Number, private code or one-time code is not right. Which one, nobody is told.",
+  "login-failed": "Number, private code or second step is not right. Which one, nobody is told.",
   "registration-failed": "That code is not right, or the number has an account already. Try to log in.",
   "session-revoked": "This session was ended. Log in again.",
   "this-device-revoked": "This device was removed from the account. It can never log in again.",
   "invalid-token": "This session was ended. Log in again.",
   "version-mismatch": "Somebody changed this meanwhile. Look at it again before you save.",
+  "step-up-needed": "Your login is too long ago for this. Log in again first.",
+  "wrong-number": "That is not the number on the new phone. After three wrong ones it is refused for good.",
   "last-device": "This is your only device. Approve another one before you remove it.",
 };
 
 function words(err) {
   if (err instanceof NotLoggedIn) return "You are logged out.";
+  if (err instanceof DOMException) return "No passkey was used.";
   if (!(err instanceof Problem)) return "The server cannot be reached. Is it still running?";
   const fields = err.fieldErrors.map((f) => `${f.field.replace(/^body\./, "").replaceAll("_", " ")}: ${f.message}`);
   return told[err.slug] ?? (fields.length ? fields.join("; ") : err.detail || "Something went wrong.");
 }
+
+/** Whether this page can have passkeys: the browser must know them, and they belong to a name, not to an address. */
+const passkeys = "PublicKeyCredential" in globalThis && !/^[\d.]+$|:/.test(location.hostname);
 
 /** The number that both phones use, since they are one person's. */
 const numbers = {
@@ -197,29 +203,38 @@ class Phone {
   }
 
   login() {
-    this.show("out",
-      h("h2", {}, "Log in"),
-      this.form(async (f) => {
-        numbers.set(f.phone);
-        const since = newest();
-        this.prove(await this.app.login(f.phone, f.private), f.phone, since);
-      }, "Continue", this.number(), this.privateCode()),
-      h("div", { className: "grow" }), this.back());
+    let byPasskey = false;
+    const form = this.form(async (f) => {
+      numbers.set(f.phone);
+      const since = newest();
+      const login = await this.app.login(f.phone, f.private, byPasskey ? "passkey" : "sms");
+      if (byPasskey) await this.enter(login.completeByPasskey(this.name));
+      else this.prove(login, f.phone, since);
+    }, "Continue", this.number(), this.privateCode());
+    if (passkeys) {
+      const choose = (is) => () => { byPasskey = is; };
+      form.querySelector("[type=submit]").addEventListener("click", choose(false));
+      form.append(h("button", { type: "submit", className: "second", name: "passkey", onclick: choose(true) }, "Use a passkey"));
+    }
+    this.show("out", h("h2", {}, "Log in"), form, h("div", { className: "grow" }), this.back());
+  }
+
+  /** enter waits for the end of a login and shows what comes of it. */
+  async enter(completed) {
+    try {
+      await completed;
+    } catch (err) {
+      if (err instanceof Problem && err.slug === "device-pending") return this.pending(err.members.number);
+      throw err;
+    }
+    await this.home("profile");
   }
 
   prove(login, phone, since, said) {
     this.show("wait",
       h("h2", {}, "One more code"),
       h("p", { className: "soft" }, said ?? "If number and private code are right, a code is on its way. It is not said which one was wrong."),
-      this.form(async ({ code }) => {
-        try {
-          await login.complete(code, this.name);
-        } catch (err) {
-          if (err instanceof Problem && err.slug === "device-pending") return this.pending(err.members.number);
-          throw err;
-        }
-        await this.home("profile");
-      }, "Log in", ...this.code(since)),
+      this.form(({ code }) => this.enter(login.complete(code, this.name)), "Log in", ...this.code(since)),
       h("div", { className: "grow" }), this.back());
   }
 
@@ -264,7 +279,7 @@ class Phone {
     const tab = (name, label, ...more) => h("button", {
       role: "tab", "aria-selected": String(name === current), name: "tab-" + name, onclick: () => this.home(name),
     }, label, ...more);
-    return h("div", { className: "tabs", role: "tablist" }, tab("profile", "Profile"), tab("devices", "Devices", this.badge), tab("session", "Session"));
+    return h("div", { className: "tabs", role: "tablist" }, tab("profile", "Profile"), tab("devices", "Devices", this.badge), tab("session", "Security"));
   }
 
   async home(tab) {
@@ -356,14 +371,27 @@ class Phone {
   }
 
   async session() {
-    const s = await this.app.session();
-    const time = (t) => new Date(t).toLocaleString([], { weekday: "short", hour: "2-digit", minute: "2-digit" });
-    const fact = (label, value, mono) => h("div", {}, h("dt", {}, label), h("dd", { className: mono ? "mono" : "" }, value));
+    const [all, factors] = await Promise.all([this.app.sessions(), this.app.factors()]);
+    const time = (t) => new Date(t).toLocaleString([], { weekday: "short", hour: "2-digit", minute: "2-digit", hour12: false });
+    const again = (act) => () => this.run(async () => {
+      await act();
+      await this.home("session");
+    });
+    const entry = (title, text, label, act) => h("li", {}, h("div", {}, h("h3", {}, title), h("p", { className: "soft" }, text)),
+      label ? h("button", { className: "small danger", name: label.toLowerCase(), onclick: again(act) }, label) : null);
     return [
-      h("h2", {}, "This session"),
-      h("dl", { className: "facts" }, fact("Phone", s.device_name), fact("Logged in", time(s.logged_in_at)), fact("Ends unused", time(s.idle_expires_at)),
-        fact("Ends", time(s.expires_at)), fact("Customer", s.customer, true), fact("Device", s.device, true)),
-      h("p", { className: "soft" }, "The private half of this phone’s key cannot leave the browser. A token without it opens nothing."),
+      h("h2", { className: "part" }, "Where you are logged in"),
+      h("ul", { className: "entries" }, all.map((s) => entry(s.device_name || "A device",
+        s.current ? `This one. Unused, it ends ${time(s.idle_expires_at)}.` : `Since ${time(s.logged_in_at)}${s.address ? ", from " + s.address : ""}`,
+        s.current ? undefined : "End", () => this.app.revokeSession(s.session)))),
+      h("h2", { className: "part" }, "How you log in"),
+      h("ul", { className: "entries" },
+        entry("Private code and phone", "Always both. The phone’s key cannot be copied."),
+        entry("Code by SMS", factors.sms.enabled ? "Whoever has your SIM can read it." : "Put off"),
+        factors.factors.filter((f) => f.status === "active").map((f) =>
+          entry({ passkey: "Passkey", totp: "Authenticator app" }[f.kind], `Since ${time(f.added_at)}`, "Remove", () => this.app.removeFactor(f.factor)))),
+      passkeys ? h("button", { name: "add-passkey", className: factors.factors.length ? "second" : "", onclick: again(() => this.app.enrolPasskey()) }, "Add a passkey")
+        : h("p", { className: "soft" }, "Passkeys belong to a name: open this page at ", h("a", { href: `https://localhost:${location.port}/pocket/` }, "localhost"), " to try one."),
       h("button", { className: "second", name: "leave", onclick: () => this.run(async () => {
         await this.app.logout();
         this.welcome("You are logged out.");
