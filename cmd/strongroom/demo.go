@@ -23,8 +23,9 @@ func newDemo() *cobra.Command {
 		Use:   "demo",
 		Short: "Play a customer's whole journey against a running dev server",
 		Long: `Plays a customer's journey against a server that "strongroom dev" runs: registration, login with
-three factors, records, an attacker, a second device, and at the end the audit trail of all that. Every
-step checks what must work and what must not; the exit code is 0 only when every check held.`,
+three factors, records, a second device, a payment, what is lost, forgotten and attacked, and at the end the
+audit trail of all that. Every step checks what must work and what must not; the exit code is 0 only when
+every check held.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if o.ReadyFile == "" {

@@ -22,7 +22,7 @@ import (
 type Options struct {
 	// ReadyFile is what `strongroom dev --ready-file` writes. URL and CA take its place when set.
 	ReadyFile string
-	URL       string   // of the app listener
+	URL       string   // of the app listener; without the other, nothing is asked as a service
 	CA        string   // PEM file of the authority that signed the app listener's certificate
 	Pins      []string // public-key pins of the app listener; none means the keys in CA
 
@@ -53,6 +53,8 @@ type step struct {
 	newcomer bool
 	// once steps are too slow to repeat in a loop.
 	once bool
+	// service steps need the services' listener and a certificate for it.
+	service bool
 }
 
 // steps is the journey. Each step finds what the ones before it have left.
@@ -67,7 +69,13 @@ var steps = []step{
 	{name: "replay", title: "Somebody records a request and sends it again", play: (*journey).replay},
 	{name: "stolen-token", title: "Somebody steals the access token", play: (*journey).stolenToken},
 	{name: "second-device", title: "Add a second device", play: (*journey).secondDevice, newcomer: true},
+	{name: "sessions", title: "See all sessions, and end one", play: (*journey).sessions, once: true},
 	{name: "lost-device", title: "Lose the second device", play: (*journey).lostDevice, newcomer: true},
+	{name: "authenticator", title: "Log in with an authenticator app instead of an SMS", play: (*journey).authenticator, once: true},
+	{name: "payment", title: "Authorise a payment: this amount to this payee", play: (*journey).payment, once: true, service: true},
+	{name: "number", title: "Somebody moves the account to another number", play: (*journey).changeNumber, once: true},
+	{name: "forgotten-code", title: "Forget the private code", play: (*journey).forgottenCode, once: true},
+	{name: "change-code", title: "Change the private code", play: (*journey).changeCode, once: true},
 	{name: "refresh-reuse", title: "Somebody uses an old refresh token", play: (*journey).refreshReuse, newcomer: true},
 	{name: "attack", title: "Somebody guesses the private code", play: (*journey).attack, newcomer: true},
 	{name: "logout", title: "Log out", play: (*journey).logout},
@@ -108,27 +116,35 @@ func Run(ctx context.Context, o Options) error {
 // run plays the steps that fit the customer, and returns how many it began.
 func (j *journey) run(ctx context.Context, p *printer) (played int, err error) {
 	for _, s := range steps {
-		if s.newcomer && j.regular || s.once && j.looped || s.name == "audit" && j.world.verify == nil {
+		if s.newcomer && j.regular || s.once && j.looped || s.name == "audit" && j.world.verify == nil || s.service && j.world.service == nil {
 			continue
 		}
 		played++
-		p.step(played, s)
-		began := time.Now()
-		j.last = began
-		err := s.play(j, ctx)
-		p.stepEnd(time.Since(began), err)
-		if err != nil {
-			return played, fmt.Errorf("%s: %w", s.title, err)
+		if err := j.step(ctx, p, played, s); err != nil {
+			return played, err
 		}
 	}
 	return played, nil
 }
 
+func (j *journey) step(ctx context.Context, p *printer, n int, s step) error {
+	p.step(n, s)
+	began := time.Now()
+	j.last = began
+	err := s.play(j, ctx)
+	p.stepEnd(time.Since(began), err)
+	if err != nil {
+		return fmt.Errorf("%s: %w", s.title, err)
+	}
+	return nil
+}
+
 // ready is what a server writes about itself.
 type ready struct {
-	App  string   `json:"app"`
-	CA   string   `json:"ca"`
-	Pins []string `json:"pins"`
+	App     string   `json:"app"`
+	Service string   `json:"service"`
+	CA      string   `json:"ca"`
+	Pins    []string `json:"pins"`
 }
 
 func readReady(path string) (ready, error) {

@@ -176,7 +176,7 @@ func (j *journey) register(ctx context.Context) error {
 		if doubtful {
 			wait = shortPatience
 		}
-		m, err := j.world.await(ctx, number, before, wait, false)
+		m, err := j.world.await(ctx, number, before, wait, anything)
 		if errors.Is(err, errSilence) && (doubtful || silent < 3) {
 			silent++ // the number is somebody's who has had all the messages that one number may get
 			continue
@@ -241,7 +241,7 @@ func (j *journey) enter(ctx context.Context, c *client.Client, device string) er
 	if err != nil {
 		return err
 	}
-	m, err := j.world.await(ctx, j.number, before, patience, true)
+	m, err := j.world.await(ctx, j.number, before, patience, sixDigits)
 	if err != nil {
 		return arrived(j.number, err)
 	}
@@ -258,7 +258,7 @@ func (j *journey) login(ctx context.Context) error {
 	if err != nil {
 		return done("the start of a login", err)
 	}
-	m, err := j.world.await(ctx, j.number, before, patience, true)
+	m, err := j.world.await(ctx, j.number, before, patience, sixDigits)
 	if err != nil {
 		return arrived(j.number, err)
 	}
@@ -590,10 +590,18 @@ func (j *journey) secondDevice(ctx context.Context) error {
 	if err := j.device(ctx, j.tabletID, client.DevicePending); err != nil {
 		return err
 	}
+	other := digits(3)
+	for other == number {
+		other = digits(3)
+	}
+	if err := refused("an approval with another number", j.phone.ApproveDevice(ctx, j.tabletID, other), client.ErrWrongNumber); err != nil {
+		return err
+	}
+	j.holds("it shows %s; with another number the approval fails, so nobody just presses yes", number)
 	if err := j.phone.ApproveDevice(ctx, j.tabletID, number); err != nil {
 		return done("the approval", err)
 	}
-	j.holds("the customer types its number into the first device")
+	j.holds("the customer types %s into the first device", number)
 	if err := j.enter(ctx, j.tablet, name); err != nil {
 		return done("the login on the second device", err)
 	}
@@ -638,18 +646,18 @@ func (j *journey) lostDevice(ctx context.Context) error {
 		return &mismatch{"the list of devices", "two", fmt.Sprintf("there are %d: %s", len(all), strings.Join(names, ", "))}
 	}
 	j.holds("the customer's devices: %s", strings.Join(names, ", "))
-	if err := j.phone.RevokeDevice(ctx, j.tabletID); err != nil {
-		return done("revoking the second device", err)
+	if err := j.phone.ReportLost(ctx, j.tabletID); err != nil {
+		return done("reporting the second device as lost", err)
 	}
 	if err := j.device(ctx, j.tabletID, client.DeviceRevoked); err != nil {
 		return err
 	}
 	if _, err := j.tablet.Session(ctx); err == nil {
 		return &mismatch{"the session of the revoked device", "to be over", "it goes on"}
-	} else if p := (*client.Problem)(nil); !errors.As(err, &p) || p.Status != http.StatusUnauthorized {
-		return done("a request of the revoked device", err)
+	} else if err := refused("a request of the lost device", err, client.ErrThisDeviceRevoked); err != nil {
+		return err
 	}
-	j.holds("the customer revokes the tablet: its session is over at once")
+	j.holds("reported lost, the tablet has no session any more, and its app is told to wipe itself")
 	return nil
 }
 
@@ -691,6 +699,16 @@ type memory struct{ tokens client.Tokens }
 
 func (m *memory) Load(context.Context) (client.Tokens, error)   { return m.tokens, nil }
 func (m *memory) Save(_ context.Context, t client.Tokens) error { m.tokens = t; return nil }
+
+// codes counts the one-time codes among messages.
+func codes(sent []message) (n int) {
+	for _, m := range sent {
+		if m.code() != "" {
+			n++
+		}
+	}
+	return n
+}
 
 // guesses is how many private codes the attacker tries. PSD2 asks for a lock after five.
 const guesses = 6
@@ -736,20 +754,18 @@ func (j *journey) attack(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	codes := 0
-	for _, m := range sent {
-		if m.code() != "" {
-			codes++
-		}
-	}
-	if codes != 1 {
-		return &mismatch{"the messages sent under attack", "one, for the customer", fmt.Sprintf("there are %d", codes)}
+	if n := codes(sent); n != 1 {
+		return &mismatch{"the codes sent under attack", "one, for the customer", fmt.Sprintf("there are %d", n)}
 	}
 	j.holds("now even the right private code gets the attacker neither an SMS nor in: locked out")
 	if _, err := j.phone.Session(ctx); err != nil {
 		return done("the customer's own session", err)
 	}
 	j.holds("the customer's own device is not locked out: it logs in as ever")
+	if _, err := j.world.await(ctx, j.number, before, patience, shutOut); err != nil {
+		return arrived(j.number, err)
+	}
+	j.holds("and the customer is told by SMS that somebody was shut out")
 	return nil
 }
 

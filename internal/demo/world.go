@@ -17,6 +17,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -31,7 +32,8 @@ type world struct {
 	url     string
 	roots   *x509.CertPool
 	pins    []string
-	plain   *http.Client // for what no client would send: replays, and the inbox
+	plain   *http.Client    // for what no client would send: replays, and the inbox
+	service *client.Service // one of the operator's services, or nil
 	verify  func(ctx context.Context) (int64, string, error)
 	looped  bool
 	observe func(client.Exchange)
@@ -79,13 +81,30 @@ func open(o Options) (*world, error) {
 			MaxIdleConnsPerHost: 16,
 		},
 	}
+	if r.Service != "" {
+		// The development authority has made a certificate for one service.
+		dir := filepath.Dir(r.CA)
+		pair, err := tls.LoadX509KeyPair(filepath.Join(dir, "client.pem"), filepath.Join(dir, "client.key"))
+		if err != nil {
+			return nil, fmt.Errorf("the development service's certificate: %w", err)
+		}
+		w.service, err = client.NewService(client.ServiceOptions{BaseURL: r.Service, Certificate: pair, RootCAs: w.roots, UserAgent: "strongroom-demo", Observe: w.observe})
+		if err != nil {
+			return nil, err
+		}
+	}
 	for _, i := range mathrand.Perm(1000) {
 		w.fresh = append(w.fresh, fmt.Sprintf("+447700900%03d", i))
 	}
 	return w, nil
 }
 
-func (w *world) close() { w.plain.CloseIdleConnections() }
+func (w *world) close() {
+	w.plain.CloseIdleConnections()
+	if w.service != nil {
+		w.service.Close()
+	}
+}
 
 // options are those of an app that knows the server, on a new device somewhere in the world.
 func (w *world) options() (client.Options, error) {
@@ -168,7 +187,13 @@ type message struct {
 	SentAt time.Time `json:"sent_at"`
 }
 
-var sixDigits = regexp.MustCompile(`\b[0-9]{6}\b`)
+// What messages have in them.
+var (
+	anything   = regexp.MustCompile(``)
+	sixDigits  = regexp.MustCompile(`\b[0-9]{6}\b`)
+	cancelCode = regexp.MustCompile(`\b[0-9A-Z]{16}\b`) // keeps the account at its number
+	shutOut    = regexp.MustCompile(`was shut out`)
+)
 
 // code returns the one-time code in the message, or "".
 func (m message) code() string { return sixDigits.FindString(m.Text) }
@@ -225,9 +250,9 @@ const (
 // errSilence says that a text message did not come in time.
 var errSilence = errors.New("no text message came")
 
-// await returns the first message to the number after a time, or the first with a code in it: customers are
-// told of more than codes.
-func (w *world) await(ctx context.Context, number string, after time.Time, patience time.Duration, withCode bool) (message, error) {
+// await returns the first message to the number after a time that has something: customers are told of more
+// than codes.
+func (w *world) await(ctx context.Context, number string, after time.Time, patience time.Duration, something *regexp.Regexp) (message, error) {
 	began := time.Now()
 	for wait := 10 * time.Millisecond; ; wait = min(2*wait, 200*time.Millisecond) {
 		got, err := w.messages(ctx, number, after)
@@ -235,7 +260,7 @@ func (w *world) await(ctx context.Context, number string, after time.Time, patie
 			return message{}, err
 		}
 		for _, m := range slices.Backward(got) {
-			if !withCode || m.code() != "" {
+			if something.MatchString(m.Text) {
 				return m, nil
 			}
 		}
