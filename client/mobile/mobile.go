@@ -157,7 +157,10 @@ func (r *Registration) Complete(code, privateCode, deviceName string) error {
 }
 
 // Login awaits the code sent by SMS.
-type Login struct{ of *client.Login }
+type Login struct {
+	of     *client.Login
+	number string // of this device, which waits for approval
+}
 
 // Login starts a login.
 func (a *App) Login(phone, privateCode string) (*Login, error) {
@@ -165,13 +168,14 @@ func (a *App) Login(phone, privateCode string) (*Login, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Login{l}, nil
+	return &Login{of: l}, nil
 }
 
-// Complete ends the login. The slug "device-pending" means that another device must approve this one.
+// Complete ends the login. The slug "device-pending" means that another device must approve this one, which
+// shows Number.
 func (l *Login) Complete(code, deviceName string) error {
 	_, err := l.of.Complete(context.Background(), code, deviceName)
-	return err
+	return l.pending(err)
 }
 
 // LoggedIn reports whether there is a session, without asking the server.
@@ -184,14 +188,7 @@ func (a *App) LoggedIn() (bool, error) {
 func (a *App) Logout() error { return a.client.Logout(context.Background()) }
 
 // Devices returns the customer's devices as JSON: [{"device","name","status","added_at","last_seen_at","current"}].
-func (a *App) Devices() (string, error) {
-	all, err := a.client.Devices(context.Background())
-	if err != nil {
-		return "", err
-	}
-	text, err := json.Marshal(all)
-	return string(text), err
-}
+func (a *App) Devices() (string, error) { return text(a.client.Devices(context.Background())) }
 
 // ApproveDevice lets a pending device in. Number is what the customer reads on that device and types here.
 func (a *App) ApproveDevice(device, number string) error {
