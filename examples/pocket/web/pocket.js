@@ -21,7 +21,7 @@ const told = {
   "login-failed": "Number, private code or second step is not right. Which one, nobody is told.",
   "registration-failed": "That code is not right, or the number has an account already. Try to log in.",
   "session-revoked": "This session was ended. Log in again.",
-  "this-device-revoked": "This device was removed from the account. It can never log in again.",
+  "this-device-revoked": "This phone was removed from the account, and has wiped itself. It would be a new one now.",
   "invalid-token": "This session was ended. Log in again.",
   "version-mismatch": "Somebody changed this meanwhile. Look at it again before you save.",
   "step-up-needed": "Your login is too long ago for this. Log in again first.",
@@ -80,10 +80,14 @@ class Phone {
     );
   }
 
-  async start() {
+  async open() {
     const key = await openDeviceKey(this.id);
     const store = await openSessionStore(this.id);
     this.app = new Strongroom({ baseURL: location.origin, key, store, fetch: (url, init) => this.send(url, init) });
+  }
+
+  async start() {
+    await this.open();
     if (await this.app.tokens()) await this.home("profile");
     else this.welcome();
   }
@@ -144,6 +148,11 @@ class Phone {
     try {
       await act();
     } catch (err) {
+      if (err instanceof Problem && err.slug === "this-device-revoked") { // for good: wipe what the device keeps
+        await forgetDevice(this.id);
+        await this.open();
+        return this.welcome(words(err));
+      }
       if (err instanceof NotLoggedIn || err instanceof Problem && !(await this.app.tokens())) return this.welcome(words(err));
       this.screen.querySelector(".note.error")?.remove();
       this.screen.append(h("p", { className: "note error", role: "alert" }, words(err)));
