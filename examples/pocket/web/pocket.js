@@ -21,7 +21,7 @@ const told = {
   "login-failed": "Number, private code or second step is not right. Which one, nobody is told.",
   "registration-failed": "That code is not right, or the number has an account already. Try to log in.",
   "session-revoked": "This session was ended. Log in again.",
-  "this-device-revoked": "This phone was removed from the account, and has wiped itself. It would be a new one now.",
+  "this-device-revoked": "This phone was removed from the account, and has wiped itself. Log in on it as on a new one.",
   "invalid-token": "This session was ended. Log in again.",
   "version-mismatch": "Somebody changed this meanwhile. Look at it again before you save.",
   "step-up-needed": "Your login is too long ago for this. Log in again first.",
