@@ -62,13 +62,18 @@ func (s *Server) openAssurance(mux *http.ServeMux) (err error) {
 	for claim, d := range trust.Detail {
 		detail[claim] = assurance.Detail(d)
 	}
-	s.page, err = h.Assurance.NewPage(assurance.PageOptions{
+	look := assurance.PageOptions{
 		Name: trust.Name, Intro: trust.Intro, Contact: trust.Contact, Policy: trust.Policy, Accent: trust.Accent, Detail: detail,
-	})
-	if err != nil {
+	}
+	if err := h.furnish(&look); err != nil {
+		return err
+	}
+	if s.page, err = h.Assurance.NewPage(look); err != nil {
 		return err
 	}
 	s.page.Register(mux)
+	h.Reports.RegisterForm(mux, s.page)
+	h.Jobs.Add(h.Reports.Job())
 	h.Jobs.Add(h.Assurance.Job())
 	h.Jobs.Add(s.page.Job())
 	return nil

@@ -19,6 +19,7 @@ import (
 
 	"strongroom/internal/actor"
 	"strongroom/internal/assurance"
+	"strongroom/internal/assurance/report"
 	"strongroom/internal/audit"
 	"strongroom/internal/audit/repository"
 	"strongroom/internal/clock"
@@ -72,6 +73,7 @@ type House struct {
 	Findings *finding.Register
 	// Assurance is nil in a house without doors: what is checked is a server.
 	Assurance *assurance.Assurance
+	Reports   *report.Desk
 	Jobs      *jobs.Runner
 	Vault     *vault.Vault
 	Metrics   *prometheus.Registry
@@ -160,6 +162,7 @@ func (h *House) openDatabase(ctx context.Context, by actor.Actor, options db.Opt
 	}
 	h.Jobs.Add(h.Trail.Watch())
 	h.Jobs.Add(h.Trail.ClockJob())
+	h.Reports = report.New(report.Options{DB: h.DB, Keys: h.Ring, Trail: h.Trail, Findings: h.Findings, Clock: clock.System, Log: h.log})
 	return h.openVault(ctx, by)
 }
 

@@ -38,6 +38,11 @@ var All = []Action{
 	{Name: "assurance.check.run", Does: "a check was run; its evidence has this digest, the reason is what it found", On: "check CHECK vVERSION sha256:HEX", Outcomes: grantedOnly, Class: APIActivity, Activity: 2},
 	{Name: "assurance.claim.state", Does: "a claim changed its state", On: "claim CLAIM STATE", Outcomes: grantedOnly, Class: EntityChange, Activity: 3},
 	{Name: "assurance.claims.read", Does: "claims and their evidence were read", On: "claims", Class: APIActivity, Activity: 2},
+	{Name: "assurance.report.close", Does: "staff closed a report about security", On: "report REPORT", Class: EntityChange, Activity: 3},
+	{Name: "assurance.report.expire", Does: "a report that was closed a year ago was deleted", On: "report REPORT", Outcomes: grantedOnly, Class: EntityChange, Activity: 4},
+	{Name: "assurance.report.read", Does: "staff opened a report about security", On: "report REPORT", Class: EntityChange, Activity: 2},
+	{Name: "assurance.report.submit", Does: "somebody reported a concern about security, or was over a limit", On: "report REPORT", Class: EntityChange, Activity: 1},
+	{Name: "assurance.reports.list", Does: "the reports were listed, unopened", On: "reports", Class: EntityChange, Activity: 2},
 
 	{Name: "audit.archive.hold", Does: "a legal hold stops archiving and deleting", On: "archive until DAY", Seals: []string{"reason"}, Class: EntityChange, Activity: 3},
 	{Name: "audit.archive.remove", Does: "an archived object was deleted because its events outlived their retention", On: "events N to N sha256:HASH", Class: EntityChange, Activity: 4},
