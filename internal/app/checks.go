@@ -36,6 +36,8 @@ func (s *Server) openAssurance(mux *http.ServeMux) (err error) {
 	h := s.house
 	checks := edge.Checks(func() *edge.Server { return s.edge })
 	checks = append(checks, h.checks()...)
+	checks = append(checks, h.riskChecks()...)
+	checks = append(checks, s.reportCheck())
 	checks = append(checks, check.Check{
 		ID: "net-listeners-as-declared", Version: 1, Every: time.Hour, Valid: 3 * time.Hour,
 		Says:     "The process listens where its settings say and nowhere else.",
@@ -74,6 +76,7 @@ func (s *Server) openAssurance(mux *http.ServeMux) (err error) {
 	s.page.Register(mux)
 	h.Reports.RegisterForm(mux, s.page)
 	h.Jobs.Add(h.Reports.Job())
+	h.Jobs.Add(h.Risks.Job())
 	h.Jobs.Add(h.Assurance.Job())
 	h.Jobs.Add(s.page.Job())
 	return nil

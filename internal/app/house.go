@@ -20,6 +20,7 @@ import (
 	"strongroom/internal/actor"
 	"strongroom/internal/assurance"
 	"strongroom/internal/assurance/report"
+	"strongroom/internal/assurance/risk"
 	"strongroom/internal/audit"
 	"strongroom/internal/audit/repository"
 	"strongroom/internal/clock"
@@ -74,6 +75,7 @@ type House struct {
 	// Assurance is nil in a house without doors: what is checked is a server.
 	Assurance *assurance.Assurance
 	Reports   *report.Desk
+	Risks     *risk.Register
 	Jobs      *jobs.Runner
 	Vault     *vault.Vault
 	Metrics   *prometheus.Registry
@@ -163,6 +165,9 @@ func (h *House) openDatabase(ctx context.Context, by actor.Actor, options db.Opt
 	h.Jobs.Add(h.Trail.Watch())
 	h.Jobs.Add(h.Trail.ClockJob())
 	h.Reports = report.New(report.Options{DB: h.DB, Keys: h.Ring, Trail: h.Trail, Findings: h.Findings, Clock: clock.System, Log: h.log})
+	if err := h.openRisks(ctx, by, create); err != nil {
+		return err
+	}
 	return h.openVault(ctx, by)
 }
 

@@ -120,23 +120,33 @@ func deleteClosed(ctx context.Context, tx *db.Tx, before int64, limit int) ([]st
 	return gone, nil
 }
 
-// selectStale returns reports that do not begin with header, by reference.
-func selectStale(ctx context.Context, tx *db.Tx, header []byte, limit int) (map[string][]byte, error) {
-	rows, err := tx.Query(ctx, `SELECT id, sealed FROM security_report WHERE substr(sealed, 1, 5) <> $1 LIMIT $2`, header, limit)
+// sealedOf reads the rows of a query for ids and sealed reports.
+func sealedOf(ctx context.Context, tx *db.Tx, query string, args ...any) (map[string][]byte, error) {
+	rows, err := tx.Query(ctx, query, args...)
 	if err != nil {
 		return nil, err
 	}
 	defer rows.Close()
-	stale := make(map[string][]byte)
+	all := make(map[string][]byte)
 	for rows.Next() {
 		var reference string
 		var sealed []byte
 		if err := rows.Scan(&reference, &sealed); err != nil {
 			return nil, err
 		}
-		stale[reference] = sealed
+		all[reference] = sealed
 	}
-	return stale, rows.Err()
+	return all, rows.Err()
+}
+
+// selectStale returns reports that do not begin with header, by reference.
+func selectStale(ctx context.Context, tx *db.Tx, header []byte, limit int) (map[string][]byte, error) {
+	return sealedOf(ctx, tx, `SELECT id, sealed FROM security_report WHERE substr(sealed, 1, 5) <> $1 LIMIT $2`, header, limit)
+}
+
+// selectNewest returns the newest reports, by reference.
+func selectNewest(ctx context.Context, tx *db.Tx, limit int) (map[string][]byte, error) {
+	return sealedOf(ctx, tx, `SELECT id, sealed FROM security_report ORDER BY made_at DESC LIMIT $1`, limit)
 }
 
 func swap(ctx context.Context, tx *db.Tx, reference string, old, fresh []byte) error {
