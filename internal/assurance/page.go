@@ -131,6 +131,17 @@ var sections = []struct{ title, prefixes string }{
 	{"How we keep at it", "VUL ISM TRU"},
 }
 
+// sectionOf returns where a claim is shown: the last section has those of no other.
+func sectionOf(claim string) string {
+	prefix, _, _ := strings.Cut(claim, "-")
+	for _, s := range sections {
+		if strings.Contains(" "+s.prefixes+" ", " "+prefix+" ") {
+			return s.title
+		}
+	}
+	return sections[len(sections)-1].title
+}
+
 var words = map[State]string{Green: "Holds", Amber: "Not proven right now", Red: "Does not hold", Grey: "Not part of this system"}
 
 func day(t time.Time) string { return t.UTC().Format("2 January 2006, 15:04 UTC") }
@@ -155,8 +166,7 @@ func (p *Page) Refresh(ctx context.Context) error {
 	for _, s := range sections {
 		part := section{Title: s.title}
 		for _, status := range statuses {
-			prefix, _, _ := strings.Cut(status.ID, "-")
-			if !strings.Contains(" "+s.prefixes+" ", " "+prefix+" ") {
+			if sectionOf(status.ID) != s.title {
 				continue
 			}
 			part.Lines = append(part.Lines, p.line(status))
