@@ -134,6 +134,13 @@ func TestTrustPage(t *testing.T) {
 	// Nothing is broken here: one article is dressed as if its claim did not hold, to see that state too.
 	do("a claim fails", until(`(() => { const a = document.querySelector("article.green"); a.className = "red"; a.querySelector(".word").textContent = "Does not hold"; return true })()`))
 	look("page", 390, 1280)
+	onPaper := chromedp.Func(func(ctx context.Context, tab *chromedp.Target) error {
+		_, err := cdp.Call(ctx, tab, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{Media: "print",
+			Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: "dark"}}})
+		return err
+	})
+	do("it is printed: light, without the form", dress(800, "dark"), onPaper, picture("trust-page-print"),
+		until(`getComputedStyle(document.documentElement).backgroundColor === "rgb(255, 255, 255)" && document.querySelector("form").offsetParent === null`))
 	do("too little is reported", dress(390, "light"), chromedp.SetValue(chromedp.CSS("#report-text"), "hacked!"),
 		until(`(document.querySelector("form").noValidate = true)`), chromedp.Click(chromedp.CSS("form button")), until(`document.querySelector(".problem")?.innerText.includes("10 to 8000")`))
 	look("refused", 390)
