@@ -77,6 +77,9 @@ func (s *Server) openAssurance(mux *http.ServeMux) (err error) {
 	h.Reports.RegisterForm(mux, s.page)
 	h.Jobs.Add(h.Reports.Job())
 	h.Jobs.Add(h.Risks.Job())
+	if err := h.settleRisks(); err != nil {
+		return err
+	}
 	h.Jobs.Add(h.Assurance.Job())
 	h.Jobs.Add(s.page.Job())
 	return nil

@@ -50,6 +50,9 @@ func Check(c config.Config) error {
 	if _, wrong := pinned(c); wrong != nil {
 		err = errors.Join(err, wrong)
 	}
+	if _, faulty := logo(c); faulty != nil {
+		err = errors.Join(err, faulty)
+	}
 	if faulty := events.Validate(sourcesOf(c.Audit.Sources)); faulty != nil {
 		err = errors.Join(err, faulty)
 	}

@@ -19,18 +19,27 @@ var reportBodies = []edge.Body{{Method: http.MethodPost, Prefix: report.FormPath
 func (h *House) furnish(look *assurance.PageOptions) (err error) {
 	trust := h.Config.Trust
 	look.Title, look.Concern, look.AccentDark, look.Origin = trust.Title, trust.Concern, trust.AccentDark, h.Config.Login.Origin
-	if trust.Logo != "" {
-		b, err := os.ReadFile(trust.Logo)
-		if err == nil {
-			look.Logo, err = assurance.NewLogo(b)
-		}
-		if err != nil {
-			return &config.Error{Key: "trust.logo", Problem: err.Error(), Remedy: "name a PNG, JPEG or WebP picture of at most 64 KiB"}
-		}
+	if look.Logo, err = logo(h.Config); err != nil {
+		return err
 	}
 	look.FormPath = report.FormPath
 	look.Form, err = report.Form()
 	return err
+}
+
+// logo returns the operator's picture, or nil when the settings name none.
+func logo(c config.Config) (*assurance.Logo, error) {
+	if c.Trust.Logo == "" {
+		return nil, nil
+	}
+	b, err := os.ReadFile(c.Trust.Logo)
+	if err == nil {
+		var l *assurance.Logo
+		if l, err = assurance.NewLogo(b); err == nil {
+			return l, nil
+		}
+	}
+	return nil, &config.Error{Key: "trust.logo", Problem: err.Error(), Remedy: "name a PNG, JPEG or WebP picture of at most 64 KiB"}
 }
 
 // ReportOperator is what the command line may do with what people report about security.

@@ -15,11 +15,16 @@ import (
 
 // openRisks opens the register of risks; a new installation gets the starter register.
 func (h *House) openRisks(ctx context.Context, by actor.Actor, create bool) (err error) {
-	h.Risks, err = risk.New(risk.Options{DB: h.DB, Trail: h.Trail, Claims: standing{h}, Findings: h.Findings, Clock: clock.System, Log: h.log})
+	h.Risks, err = risk.New(risk.Options{DB: h.DB, Trail: h.Trail, Claims: standing{h}, Findings: h.Findings, Clock: clock.System})
 	if err != nil || !create {
 		return err
 	}
 	return h.Risks.Settle(ctx, by)
+}
+
+// settleRisks gives the starter register to an installation from before there was one.
+func (h *House) settleRisks() error {
+	return h.Risks.Settle(context.Background(), actor.OfSystem("server"))
 }
 
 // standing says how the claims of a house stand that has its doors.

@@ -89,10 +89,10 @@ type Options struct {
 	DB       *db.DB
 	Keys     Keys
 	Trail    *audit.Trail
-	Findings Findings    // nil tells nobody
-	Limits   Limits      // zero: DefaultLimits
-	Clock    clock.Clock // nil means clock.System
-	Log      *slog.Logger
+	Findings Findings     // nil tells nobody
+	Limits   Limits       // zero: DefaultLimits
+	Clock    clock.Clock  // nil means clock.System
+	Log      *slog.Logger // nil discards
 }
 
 // Desk takes reports and shows them to staff. It is safe for concurrent use.

@@ -17,7 +17,6 @@ import (
 	_ "embed"
 	"encoding/json"
 	"fmt"
-	"log/slog"
 	"regexp"
 	"slices"
 	"strings"
@@ -173,7 +172,6 @@ type Options struct {
 	Claims   Claims
 	Findings Findings    // nil tells nobody
 	Clock    clock.Clock // nil means clock.System
-	Log      *slog.Logger
 }
 
 // Register keeps risks, decisions and actions. It is safe for concurrent use.
@@ -203,9 +201,6 @@ func read(file []byte, list any) error {
 func New(o Options) (*Register, error) {
 	if o.Clock == nil {
 		o.Clock = clock.System
-	}
-	if o.Log == nil {
-		o.Log = slog.New(slog.DiscardHandler)
 	}
 	r := &Register{o: o, known: make(map[string]bool)}
 	claims, err := assurance.Catalogue()
@@ -478,9 +473,8 @@ func (r *Register) Job() jobs.Job {
 }
 
 func (r *Register) tend(ctx context.Context) error {
-	// An installation from before there was a register gets one too.
-	if err := r.Settle(ctx, actor.OfSystem("job:"+JobName)); err != nil || r.o.Findings == nil {
-		return err
+	if r.o.Findings == nil {
+		return nil
 	}
 	risks, actions, err := r.planned(ctx)
 	if err != nil {
