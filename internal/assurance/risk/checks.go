@@ -29,7 +29,7 @@ func (r *Register) CheckCurrent(ctx context.Context) check.Observation {
 		}
 	}
 	if late+behind > 0 {
-		return check.Failed(did, "%d of %d risks wait for their review, and %d of %d actions are overdue.", late, len(risks), behind, len(actions))
+		return check.Failed(did, "%d of %d reviews and %d of %d actions are overdue.", late, len(risks), behind, len(actions))
 	}
 	return check.Held(did, "%d risks and %d open actions are within their dates.", len(risks), len(actions)).
 		With("risks", len(risks)).With("open_actions", len(actions))
