@@ -81,6 +81,9 @@ END {
   served("write", "Audited durable write", "250 µs beyond proof and bare")
   served("session", "Session check", "")
 
+  heading("The trust page beside a handler that answers with as many bytes")
+  row("page", "assurance.Page/page", "ns/op", "assurance.Page/static", "ns/op", "≤ 2x")
+
   heading("Start to ready beside the bare process")
   row("first, making keys and database", "e2e.Start/first", "ms", "e2e.Start/process", "ms")
   row("again", "e2e.Start/again", "ms", "e2e.Start/process", "ms", "< 1000 ms")

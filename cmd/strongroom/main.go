@@ -60,7 +60,7 @@ Start with "strongroom dev" and, in a second terminal, "strongroom demo".`,
 		SilenceUsage:  true,
 	}
 	root.AddCommand(newDev(), newInit(), newServe(), newDemo(), newAudit(), newCheck(), newClaims(), newFindings(), newLogin(), newKeys(),
-		newVault(), newBackup(), newWitness(), newPins(), newConfig(), newVersion())
+		newVault(), newBackup(), newWitness(), newPins(), newReports(), newRisk(), newConfig(), newVersion())
 	return root
 }
 

@@ -23,6 +23,7 @@ type Checker interface {
 	Sabotage(ctx context.Context, names []string) ([]Sabotaged, error)
 	// Claims returns the claims as they stand.
 	Claims(ctx context.Context) ([]assurance.Status, error)
+	RiskOperator
 	// Close lets go of the server, and stops it when it was started for this.
 	Close() error
 }
@@ -47,11 +48,13 @@ func OpenChecker(ctx context.Context, c config.Config, log *slog.Logger, version
 	if err != nil {
 		return nil, err
 	}
-	return &momentary{server, commandActor(os.Getuid())}, nil
+	by := commandActor(os.Getuid())
+	return &momentary{operator{server.house, by, false}, server, by}, nil
 }
 
 // momentary is a server that was started to be checked.
 type momentary struct {
+	RiskOperator
 	server *Server
 	by     actor.Actor
 }
@@ -88,6 +91,7 @@ type checksRequest struct {
 }
 
 func (c *control) assuranceRoutes(mux *http.ServeMux) {
+	c.riskRoutes(mux)
 	route := func(path string, do func(ctx context.Context, o operator, names []string) (any, error)) {
 		mux.HandleFunc("POST "+path, func(w http.ResponseWriter, r *http.Request) {
 			var ask checksRequest

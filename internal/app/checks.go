@@ -36,6 +36,8 @@ func (s *Server) openAssurance(mux *http.ServeMux) (err error) {
 	h := s.house
 	checks := edge.Checks(func() *edge.Server { return s.edge })
 	checks = append(checks, h.checks()...)
+	checks = append(checks, h.riskChecks()...)
+	checks = append(checks, s.reportCheck())
 	checks = append(checks, check.Check{
 		ID: "net-listeners-as-declared", Version: 1, Every: time.Hour, Valid: 3 * time.Hour,
 		Says:     "The process listens where its settings say and nowhere else.",
@@ -62,13 +64,22 @@ func (s *Server) openAssurance(mux *http.ServeMux) (err error) {
 	for claim, d := range trust.Detail {
 		detail[claim] = assurance.Detail(d)
 	}
-	s.page, err = h.Assurance.NewPage(assurance.PageOptions{
+	look := assurance.PageOptions{
 		Name: trust.Name, Intro: trust.Intro, Contact: trust.Contact, Policy: trust.Policy, Accent: trust.Accent, Detail: detail,
-	})
-	if err != nil {
+	}
+	if err := h.furnish(&look); err != nil {
+		return err
+	}
+	if s.page, err = h.Assurance.NewPage(look); err != nil {
 		return err
 	}
 	s.page.Register(mux)
+	h.Reports.RegisterForm(mux, s.page)
+	h.Jobs.Add(h.Reports.Job())
+	h.Jobs.Add(h.Risks.Job())
+	if err := h.settleRisks(); err != nil {
+		return err
+	}
 	h.Jobs.Add(h.Assurance.Job())
 	h.Jobs.Add(s.page.Job())
 	return nil

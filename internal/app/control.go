@@ -44,6 +44,7 @@ type Operator interface {
 	PinOperator
 	BackupOperator
 	LoginOperator
+	ReportOperator
 	// Close lets go of the installation.
 	Close() error
 }
@@ -92,6 +93,7 @@ func serveControl(house *House, data string, log *slog.Logger) (*control, error)
 	mux.HandleFunc("POST /root-move", c.rootMove)
 	mux.HandleFunc("POST /pins", c.pins)
 	c.loginRoutes(mux)
+	c.reportRoutes(mux)
 	c.server = &http.Server{
 		Handler:           mux,
 		ReadHeaderTimeout: 5 * time.Second,

@@ -19,6 +19,8 @@ import (
 
 	"strongroom/internal/actor"
 	"strongroom/internal/assurance"
+	"strongroom/internal/assurance/report"
+	"strongroom/internal/assurance/risk"
 	"strongroom/internal/audit"
 	"strongroom/internal/audit/repository"
 	"strongroom/internal/clock"
@@ -48,6 +50,9 @@ func Check(c config.Config) error {
 	if _, wrong := pinned(c); wrong != nil {
 		err = errors.Join(err, wrong)
 	}
+	if _, faulty := logo(c); faulty != nil {
+		err = errors.Join(err, faulty)
+	}
 	if faulty := events.Validate(sourcesOf(c.Audit.Sources)); faulty != nil {
 		err = errors.Join(err, faulty)
 	}
@@ -72,6 +77,8 @@ type House struct {
 	Findings *finding.Register
 	// Assurance is nil in a house without doors: what is checked is a server.
 	Assurance *assurance.Assurance
+	Reports   *report.Desk
+	Risks     *risk.Register
 	Jobs      *jobs.Runner
 	Vault     *vault.Vault
 	Metrics   *prometheus.Registry
@@ -160,6 +167,10 @@ func (h *House) openDatabase(ctx context.Context, by actor.Actor, options db.Opt
 	}
 	h.Jobs.Add(h.Trail.Watch())
 	h.Jobs.Add(h.Trail.ClockJob())
+	h.Reports = report.New(report.Options{DB: h.DB, Keys: h.Ring, Trail: h.Trail, Findings: h.Findings, Clock: clock.System, Log: h.log})
+	if err := h.openRisks(ctx, by, create); err != nil {
+		return err
+	}
 	return h.openVault(ctx, by)
 }
 

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 
+	"strongroom/internal/assurance/report"
 	"strongroom/internal/audit"
 	"strongroom/internal/backup"
 	"strongroom/internal/config"
@@ -97,7 +98,7 @@ func AcceptStates(ctx context.Context, c config.Config, log *slog.Logger) error 
 // keyNeeded asks every room that keeps what a service key made.
 func keyNeeded(ctx context.Context, tx *db.Tx, name string, version uint32) (string, error) {
 	for _, ask := range []func(context.Context, *db.Tx, string, uint32) (string, error){
-		backup.Needed, audit.KeyNeeded, identity.KeyNeeded, once.KeyNeeded, vault.KeyNeeded,
+		backup.Needed, audit.KeyNeeded, identity.KeyNeeded, once.KeyNeeded, report.KeyNeeded, vault.KeyNeeded,
 	} {
 		if by, err := ask(ctx, tx, name, version); err != nil || by != "" {
 			return by, err

@@ -173,6 +173,7 @@ func (s *Server) rooms(o Options) (http.Handler, error) {
 	mux.Handle("POST "+identity.ReceiptPath+"{provider}", id.Receipts())
 	h.Vault.Register(surface)
 	s.records = h.Vault
+	h.Reports.Register(surface)
 
 	h.Jobs.Add(h.Trail.Job())
 	if err := h.openWitnesses(); err != nil {
@@ -216,7 +217,7 @@ func (s *Server) doors(c config.Config, o Options, appHandler, serviceHandler ht
 		bodies   []edge.Body
 		types    []string // of bodies; nil is JSON alone
 	}{
-		{"app", c.Listeners.App, edge.Public, len(c.Listeners.App.Allow) == 0, appHandler, slices.Concat(appBodies, receiptBodies), nil},
+		{"app", c.Listeners.App, edge.Public, len(c.Listeners.App.Allow) == 0, appHandler, slices.Concat(appBodies, receiptBodies, reportBodies), nil},
 		{"service", c.Listeners.Service, edge.Mutual, false, serviceHandler, serviceBodies, []string{"application/json", "application/merge-patch+json"}},
 		{"admin", c.Listeners.Admin, edge.Public, false, s.admin(), nil, nil},
 	} {

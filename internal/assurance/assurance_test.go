@@ -260,6 +260,65 @@ func TestPage(t *testing.T) {
 	}
 }
 
+// The page has the operator's looks, and takes no picture that could be more than one.
+func TestLooks(t *testing.T) {
+	for name, b := range map[string][]byte{
+		"SVG": []byte(`<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>`), "HTML": []byte("<html></html>"), "nothing": nil,
+		"large": append([]byte("\x89PNG\r\n\x1a\n"), make([]byte, MaxLogo)...),
+	} {
+		if _, err := NewLogo(b); err == nil {
+			t.Errorf("%s was taken for a logo", name)
+		}
+	}
+	logo, err := NewLogo([]byte("\x89PNG\r\n\x1a\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := newHouse(t, dbtest.Open(t, db.SQLite))
+	page, err := h.NewPage(PageOptions{Name: "Ada Bank", Title: "Safe & sound", Concern: "Say so.", Logo: logo, Accent: "#0b3d91", AccentDark: "#9ec1ff",
+		Origin: "https://app.ada.example/", Form: "<form></form>", FormPath: "/trust/report"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := page.Refresh(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	mux := http.NewServeMux()
+	page.Register(mux)
+	framed, err := page.Frame("A <part>", "<p>of it</p>")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path, wants := range map[string][]string{
+		"/trust":           {"<title>Safe &amp; sound · Ada Bank</title>", `<img src="data:image/png;base64,iVBORw0KGgo=" alt="" class="logo">`, "Say so.", "<form></form>"},
+		"/trust/style.css": {"@media print, not all and (prefers-color-scheme: dark) { :root { --accent: #0b3d91; } }", "dark) { :root { --accent: #9ec1ff; } }"},
+		"/.well-known/security.txt": {"Contact: https://app.ada.example/trust/report\nExpires: 2026-07-02T00:00:00Z\n",
+			"Canonical: https://app.ada.example/.well-known/security.txt\n"},
+		"": {"<h1>A &lt;part&gt;</h1>", "<p>of it</p>", "Ada Bank", `href="/trust"`},
+	} {
+		text := string(framed)
+		if path != "" {
+			w := httptest.NewRecorder()
+			mux.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
+			text = w.Body.String()
+		}
+		for _, want := range wants {
+			if !strings.Contains(text, want) {
+				t.Errorf("%q does not say %q:\n%.2000s", path, want, text)
+			}
+		}
+	}
+}
+
+// Every claim has its place on the page.
+func TestSections(t *testing.T) {
+	for claim, want := range map[string]string{"TLS-1": "Connections", "TRU-1": "How we keep at it", "NEW-1": "How we keep at it", "ENV-1": "Copies and continuity"} {
+		if got := sectionOf(claim); got != want {
+			t.Errorf("%s is shown under %q", claim, got)
+		}
+	}
+}
+
 // The page is served from memory: the baseline answers with as many bytes.
 func BenchmarkPage(b *testing.B) {
 	page := &Page{css: []byte("x")}

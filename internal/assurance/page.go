@@ -5,8 +5,10 @@ import (
 	"context"
 	"crypto/sha256"
 	"embed"
+	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"html/template"
 	"net/http"
@@ -39,12 +41,41 @@ type PageOptions struct {
 	Policy  string            // https://… of the disclosure policy; may be empty
 	Accent  string            // a colour, "#0b5"; empty for ours
 	Detail  map[string]Detail // by claim; those that are not named show their state
+
+	Title      string        // the heading; empty for ours
+	Concern    string        // a sentence or two above the form; empty for ours
+	AccentDark string        // Accent in the dark; empty for ours
+	Logo       *Logo         // nil shows none
+	Origin     string        // https://… of the app's listener; empty: as the caller has it
+	Form       template.HTML // takes reports at FormPath; empty shows none
+	FormPath   string
 }
 
-//go:embed page.html page.css
+// Logo is the operator's picture. It is a part of the page, so that showing it asks nobody anything.
+type Logo struct {
+	data template.URL
+}
+
+// MaxLogo bounds a logo, in bytes: everybody who reads the page loads it.
+const MaxLogo = 64 << 10
+
+// NewLogo takes a PNG, JPEG or WebP picture of up to MaxLogo bytes. SVG is refused: it is a document, which may hold
+// more than a picture.
+func NewLogo(b []byte) (*Logo, error) {
+	kind := http.DetectContentType(b)
+	switch {
+	case len(b) > MaxLogo:
+		return nil, fmt.Errorf("has %d bytes, more than the %d that a page can carry", len(b), MaxLogo)
+	case kind != "image/png" && kind != "image/jpeg" && kind != "image/webp":
+		return nil, errors.New("is no PNG, JPEG or WebP picture")
+	}
+	return &Logo{template.URL("data:" + kind + ";base64," + base64.StdEncoding.EncodeToString(b))}, nil
+}
+
+//go:embed page.html frame.html page.css
 var pageFiles embed.FS
 
-var pageTemplate = template.Must(template.ParseFS(pageFiles, "page.html"))
+var pageTemplate = template.Must(template.ParseFS(pageFiles, "page.html", "frame.html"))
 
 // Page serves the trust page and what belongs to it, from memory, to everybody.
 type Page struct {
@@ -69,7 +100,10 @@ func (a *Assurance) NewPage(o PageOptions) (*Page, error) {
 		return nil, err
 	}
 	if o.Accent != "" {
-		css = append(css, fmt.Sprintf("\n:root { --accent: %s; }\n", o.Accent)...)
+		css = append(css, fmt.Sprintf("\n@media print, not all and (prefers-color-scheme: dark) { :root { --accent: %s; } }\n", o.Accent)...)
+	}
+	if o.AccentDark != "" {
+		css = append(css, fmt.Sprintf("\n@media screen and (prefers-color-scheme: dark) { :root { --accent: %s; } }\n", o.AccentDark)...)
 	}
 	return &Page{assurance: a, o: o, css: css}, nil
 }
@@ -97,6 +131,17 @@ var sections = []struct{ title, prefixes string }{
 	{"How we keep at it", "VUL ISM TRU"},
 }
 
+// sectionOf returns where a claim is shown: the last section has those of no other.
+func sectionOf(claim string) string {
+	prefix, _, _ := strings.Cut(claim, "-")
+	for _, s := range sections {
+		if strings.Contains(" "+s.prefixes+" ", " "+prefix+" ") {
+			return s.title
+		}
+	}
+	return sections[len(sections)-1].title
+}
+
 var words = map[State]string{Green: "Holds", Amber: "Not proven right now", Red: "Does not hold", Grey: "Not part of this system"}
 
 func day(t time.Time) string { return t.UTC().Format("2 January 2006, 15:04 UTC") }
@@ -121,8 +166,7 @@ func (p *Page) Refresh(ctx context.Context) error {
 	for _, s := range sections {
 		part := section{Title: s.title}
 		for _, status := range statuses {
-			prefix, _, _ := strings.Cut(status.ID, "-")
-			if !strings.Contains(" "+s.prefixes+" ", " "+prefix+" ") {
+			if sectionOf(status.ID) != s.title {
 				continue
 			}
 			part.Lines = append(part.Lines, p.line(status))
@@ -132,7 +176,7 @@ func (p *Page) Refresh(ctx context.Context) error {
 	}
 	var html bytes.Buffer
 	err = pageTemplate.ExecuteTemplate(&html, "page.html", map[string]any{
-		"Name": p.o.Name, "Intro": p.o.Intro, "Contact": p.o.Contact, "Policy": p.o.Policy, "Parts": parts, "At": day(now),
+		"Look": p.o, "Logo": p.logo(), "Parts": parts, "At": day(now),
 		"Green": counts[Green], "Amber": counts[Amber], "Red": counts[Red], "Grey": counts[Grey], "All": len(statuses),
 	})
 	if err != nil {
@@ -144,6 +188,26 @@ func (p *Page) Refresh(ctx context.Context) error {
 	}
 	p.current.Store(&rendered{at: now, html: html.Bytes(), feed: feed, htmlTag: tag(html.Bytes()), feedTag: tag(feed)})
 	return nil
+}
+
+// logo is the address of the operator's picture, or "".
+func (p *Page) logo() template.URL {
+	if p.o.Logo == nil {
+		return ""
+	}
+	return p.o.Logo.data
+}
+
+// Frame makes a page of its own of main, in the looks of the trust page.
+func (p *Page) Frame(title string, main template.HTML) ([]byte, error) {
+	var html bytes.Buffer
+	err := pageTemplate.ExecuteTemplate(&html, "frame.html", map[string]any{"Look": p.o, "Logo": p.logo(), "Title": title, "Main": main})
+	return html.Bytes(), err
+}
+
+// Headers sets what every page says to the browser.
+func (p *Page) Headers(h http.Header) {
+	h["Content-Security-Policy"], h["Referrer-Policy"] = contentPolicy, referrerPolicy
 }
 
 func tag(b []byte) string {
@@ -213,17 +277,39 @@ func (p *Page) Register(mux *http.ServeMux) {
 	mux.HandleFunc("GET "+PagePath+"/style.css", func(w http.ResponseWriter, r *http.Request) {
 		write(w, r, "text/css; charset=utf-8", css.html, css.htmlTag)
 	})
-	if p.o.Contact != "" {
-		mux.HandleFunc("GET /.well-known/security.txt", func(w http.ResponseWriter, r *http.Request) {
-			// Expires has to be under a year away; the page is made anew each day.
-			expires := p.assurance.o.Clock.Now().UTC().Truncate(24*time.Hour).AddDate(0, 6, 0)
-			text := "Contact: " + p.o.Contact + "\nExpires: " + expires.Format(time.RFC3339) + "\nPreferred-Languages: en\n"
-			if p.o.Policy != "" {
-				text += "Policy: " + p.o.Policy + "\n"
-			}
-			write(w, r, "text/plain; charset=utf-8", []byte(text), tag([]byte(text)))
+	if p.o.Contact != "" || p.o.FormPath != "" {
+		mux.HandleFunc("GET "+securityPath, func(w http.ResponseWriter, r *http.Request) {
+			text := p.securityText(r.Host)
+			write(w, r, "text/plain; charset=utf-8", text, tag(text))
 		})
 	}
+}
+
+const securityPath = "/.well-known/security.txt"
+
+// securityText is security.txt (RFC 9116) as it is today. The first contact is the preferred one.
+func (p *Page) securityText(host string) []byte {
+	origin := strings.TrimSuffix(p.o.Origin, "/")
+	if origin == "" {
+		origin = "https://" + host
+	}
+	var text strings.Builder
+	if p.o.FormPath != "" {
+		fmt.Fprintf(&text, "Contact: %s%s\n", origin, p.o.FormPath)
+	}
+	if p.o.Contact != "" {
+		fmt.Fprintf(&text, "Contact: %s\n", p.o.Contact)
+	}
+	// Expires has to be under a year away; the page is made anew each day.
+	expires := p.assurance.o.Clock.Now().UTC().Truncate(24*time.Hour).AddDate(0, 6, 0)
+	fmt.Fprintf(&text, "Expires: %s\nPreferred-Languages: en\n", expires.Format(time.RFC3339))
+	if p.o.Origin != "" {
+		fmt.Fprintf(&text, "Canonical: %s%s\n", origin, securityPath)
+	}
+	if p.o.Policy != "" {
+		fmt.Fprintf(&text, "Policy: %s\n", p.o.Policy)
+	}
+	return []byte(text.String())
 }
 
 func (p *Page) serve(w http.ResponseWriter, r *http.Request, kind string, of func(*rendered) ([]byte, string)) {
@@ -237,15 +323,17 @@ func (p *Page) serve(w http.ResponseWriter, r *http.Request, kind string, of fun
 	write(w, r, kind, b, etag)
 }
 
-// The headers that every answer has, made once.
+// The headers that every answer has, made once. The form is sent with its origin, by which browsers that do not say
+// where a request comes from (Sec-Fetch-Site) can be told from another site's.
 var (
-	cacheControl  = []string{"public, max-age=60"}
-	contentPolicy = []string{"default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"}
+	referrerPolicy = []string{"same-origin"}
+	cacheControl   = []string{"public, max-age=60"}
+	contentPolicy  = []string{"default-src 'none'; style-src 'self'; img-src data:; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"}
 )
 
 func write(w http.ResponseWriter, r *http.Request, kind string, b []byte, etag string) {
 	h := w.Header()
-	h["Cache-Control"], h["Content-Security-Policy"] = cacheControl, contentPolicy
+	h["Cache-Control"], h["Content-Security-Policy"], h["Referrer-Policy"] = cacheControl, contentPolicy, referrerPolicy
 	tags := [...]string{kind, etag}
 	h["Content-Type"], h["Etag"] = tags[:1:1], tags[1:]
 	if r.Header.Get("If-None-Match") == etag {

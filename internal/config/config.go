@@ -359,8 +359,14 @@ type Trust struct {
 	// Contact is where security concerns go, mailto:… or https://…; Policy what is promised in return.
 	Contact string `yaml:"contact"`
 	Policy  string `yaml:"policy"`
-	// Accent is a colour, "#14532d".
-	Accent string `yaml:"accent"`
+	// Title is the heading of the page, Concern what stands above the form for reports.
+	Title   string `yaml:"title"`
+	Concern string `yaml:"concern"`
+	// Accent is a colour, "#14532d", and AccentDark the one for people whose screens are dark.
+	Accent     string `yaml:"accent"`
+	AccentDark string `yaml:"accent_dark"`
+	// Logo is the file of a PNG, JPEG or WebP picture of at most 64 KiB.
+	Logo string `yaml:"logo"`
 	// Detail says of claims how much everybody may see: none, state (when nothing is said) or figures.
 	Detail map[string]string `yaml:"detail"`
 }
@@ -517,7 +523,7 @@ func (c *Config) Resolve() error {
 // paths returns every setting that is a path below Data when it is relative.
 func (c *Config) paths() []*string {
 	list := []*string{
-		&c.Policies, &c.Audit.LocationDatabase, &c.Audit.NetworkDatabase,
+		&c.Policies, &c.Trust.Logo, &c.Audit.LocationDatabase, &c.Audit.NetworkDatabase,
 		&c.RootKey.File, &c.RootKey.Passphrase.File, &c.Database.Password.File, &c.SMS.Secret.File,
 		&c.SecondRootKey.File, &c.SecondRootKey.Passphrase.File, &c.Audit.Repository.AccessKey.File, &c.Audit.Repository.SecretKey.File,
 		&c.Listeners.App.Certificate, &c.Listeners.App.Key, &c.Listeners.App.BackupKey, &c.Listeners.App.ClientCA,

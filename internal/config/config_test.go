@@ -75,6 +75,9 @@ func TestRefusals(t *testing.T) {
 		{name: "login texts", yaml: "login: {brand: '', webotp_host: 'https://x', android_app_hash: short, birth_date: born, code_reset_hold: 1m}\n", want: []string{
 			"login.brand", "login.webotp_host", "login.android_app_hash: and webotp_host", "login.android_app_hash: is not 11", "login.birth_date", "login.code_reset_hold",
 		}},
+		{name: "colours", yaml: devBase + "trust: {accent: '#9f9', accent_dark: '#14532d'}\n", want: []string{
+			"trust.accent: cannot be read on the page: its contrast is 1.2 to 1; choose a darker one", "trust.accent_dark: cannot be read on the page: its contrast is 1.8 to 1; choose a lighter one",
+		}},
 		{name: "dev things in live", yaml: "environment: live\nsms: {sender: inbox}\nlogin: {allow_test_numbers: true, private_code_min_length: 5}\n", want: []string{
 			"sms.sender: inbox shows one-time codes to anyone", "login.allow_test_numbers: is for dev only", "login.private_code_min_length"}},
 		{name: "sinks", yaml: devBase + "audit: {sinks: [{name: A, type: fax}, {name: w, type: webhook, url: 'http://h', path: x}, {name: w, type: syslog, address: h}, {name: f, type: file, key: k, format: xml, max_size: 1}]}\n", want: []string{

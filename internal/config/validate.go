@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"net/netip"
 	"net/url"
@@ -427,6 +428,29 @@ func (v *validator) witnesses(list []Witness, dev bool) {
 
 var colour = regexp.MustCompile(`^(#([0-9a-fA-F]{3}|[0-9a-fA-F]{6}))?$`)
 
+// contrast is the ratio of two colours, #rgb or #rrggbb, as WCAG 2.2 defines it.
+func contrast(a, b string) float64 {
+	luminance := func(c string) float64 {
+		if c = c[1:]; len(c) == 3 {
+			c = string([]byte{c[0], c[0], c[1], c[1], c[2], c[2]})
+		}
+		var sum float64
+		for i, weight := range []float64{0.2126, 0.7152, 0.0722} {
+			n, _ := strconv.ParseUint(c[2*i:2*i+2], 16, 8) // the form was checked
+			s := float64(n) / 255
+			if s <= 0.04045 {
+				s /= 12.92
+			} else {
+				s = math.Pow((s+0.055)/1.055, 2.4)
+			}
+			sum += weight * s
+		}
+		return sum
+	}
+	x, y := luminance(a), luminance(b)
+	return (max(x, y) + 0.05) / (min(x, y) + 0.05)
+}
+
 func (v *validator) trust(t Trust) {
 	link := func(key, text string, schemes ...string) {
 		u, err := url.Parse(text)
@@ -435,7 +459,15 @@ func (v *validator) trust(t Trust) {
 	}
 	link("trust.contact", t.Contact, "mailto", "https")
 	link("trust.policy", t.Policy, "https")
-	v.check(colour.MatchString(t.Accent), "trust.accent", "is not a colour", "write it like #14532d")
+	readable := func(key, accent, ground, remedy string) {
+		if v.check(colour.MatchString(accent), key, "is not a colour", "write it like #14532d"); accent == "" || !colour.MatchString(accent) {
+			return
+		}
+		ratio := contrast(accent, ground)
+		v.check(ratio >= 4.5, key, fmt.Sprintf("cannot be read on the page: its contrast is %.1f to 1", ratio), remedy+" of at least 4.5 to 1 (WCAG 2.2, 1.4.3)")
+	}
+	readable("trust.accent", t.Accent, "#fbfaf7", "choose a darker one, with a contrast")
+	readable("trust.accent_dark", t.AccentDark, "#1f1d1b", "choose a lighter one, with a contrast")
 	for claim, detail := range t.Detail {
 		v.check(detail == "none" || detail == "state" || detail == "figures", "trust.detail."+claim, "is not a detail", "choose none, state or figures")
 	}

@@ -19,7 +19,7 @@ import (
 // The service keys.
 const (
 	KeyEvent      = "event"       // seals personal parts of events that belong to no customer
-	KeyOutbox     = "outbox"      // seals messages that wait to be sent
+	KeyOutbox     = "outbox"      // seals messages that wait to be sent, and reports that wait to be read
 	KeyPepper     = "pepper"      // MACs private codes before they are hashed
 	KeyToken      = "token"       // MACs tokens and codes at rest
 	KeyEventMAC   = "event-mac"   // MACs event rows
