@@ -23,6 +23,7 @@ type Checker interface {
 	Sabotage(ctx context.Context, names []string) ([]Sabotaged, error)
 	// Claims returns the claims as they stand.
 	Claims(ctx context.Context) ([]assurance.Status, error)
+	EvidenceOperator
 	// Close lets go of the server, and stops it when it was started for this.
 	Close() error
 }
@@ -105,6 +106,7 @@ func (c *control) assuranceRoutes(mux *http.ServeMux) {
 	route("/sabotage", func(ctx context.Context, o operator, names []string) (any, error) {
 		return sabotage(ctx, o.house, names)
 	})
+	c.evidenceRoutes(mux)
 	route("/claims", func(ctx context.Context, o operator, _ []string) (any, error) {
 		return o.house.Assurance.Claims(ctx, o.by)
 	})

@@ -109,7 +109,7 @@ func (p *Page) Refresh(ctx context.Context) error {
 		if statuses, err = p.assurance.statuses(ctx, tx); err != nil {
 			return err
 		}
-		changes, err = selectChanges(ctx, tx, 100)
+		changes, err = selectChanges(ctx, tx, "", 100)
 		return err
 	})
 	if err != nil {

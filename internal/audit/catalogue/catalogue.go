@@ -36,8 +36,10 @@ const (
 // All is the list, ordered by name.
 var All = []Action{
 	{Name: "assurance.check.run", Does: "a check was run; its evidence has this digest, the reason is what it found", On: "check CHECK vVERSION sha256:HEX", Outcomes: grantedOnly, Class: APIActivity, Activity: 2},
+	{Name: "assurance.checks.ask", Does: "somebody had checks run", On: "N checks", Class: APIActivity, Activity: 2},
 	{Name: "assurance.claim.state", Does: "a claim changed its state", On: "claim CLAIM STATE", Outcomes: grantedOnly, Class: EntityChange, Activity: 3},
-	{Name: "assurance.claims.read", Does: "claims and their evidence were read", On: "claims", Class: APIActivity, Activity: 2},
+	{Name: "assurance.claims.read", Does: "claims, their evidence or their history were read", On: "claims, or history of claims, or of claim CLAIM", Class: APIActivity, Activity: 2},
+	{Name: "assurance.evidence.export", Does: "a bundle of evidence was made for an auditor", On: "evidence from MOMENT to MOMENT", Class: APIActivity, Activity: 2},
 
 	{Name: "audit.archive.hold", Does: "a legal hold stops archiving and deleting", On: "archive until DAY", Seals: []string{"reason"}, Class: EntityChange, Activity: 3},
 	{Name: "audit.archive.remove", Does: "an archived object was deleted because its events outlived their retention", On: "events N to N sha256:HASH", Class: EntityChange, Activity: 4},
