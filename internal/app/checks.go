@@ -64,7 +64,7 @@ func (s *Server) openAssurance(mux *http.ServeMux) (err error) {
 		detail[claim] = assurance.Detail(d)
 	}
 	s.page, err = h.Assurance.NewPage(assurance.PageOptions{
-		Name: trust.Name, Intro: trust.Intro, Contact: trust.Contact, Policy: trust.Policy, Accent: trust.Accent, Detail: detail,
+		Name: trust.Name, Intro: trust.Intro, Contact: trust.Contact, Policy: trust.Policy, Accent: trust.Accent, Detail: detail, Origin: h.Config.Login.Origin,
 	})
 	if err != nil {
 		return err

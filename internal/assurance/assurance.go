@@ -149,6 +149,7 @@ type Status struct {
 	State   State      `json:"state"`
 	Why     string     `json:"why"`              // what makes it so
 	Since   time.Time  `json:"since"`            // when it became so
+	Event   string     `json:"event,omitempty"`  // of the trail, which says that it did
 	Proven  *time.Time `json:"proven,omitempty"` // the oldest of the observations that it stands on; nil without
 	Results []Result   `json:"results"`
 }
@@ -495,7 +496,7 @@ func (a *Assurance) statuses(ctx context.Context, tx *db.Tx) ([]Status, error) {
 	for _, c := range a.claims {
 		s := a.judge(c, newest, now)
 		if s.Since = now; states[c.ID].State == s.State {
-			s.Since = states[c.ID].Since
+			s.Since, s.Event = states[c.ID].Since, states[c.ID].Event
 		}
 		all = append(all, s)
 	}

@@ -6,11 +6,11 @@ import (
 	"crypto/sha256"
 	"embed"
 	"encoding/hex"
-	"encoding/json"
 	"fmt"
 	"html/template"
 	"net/http"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -39,6 +39,7 @@ type PageOptions struct {
 	Policy  string            // https://… of the disclosure policy; may be empty
 	Accent  string            // a colour, "#0b5"; empty for ours
 	Detail  map[string]Detail // by claim; those that are not named show their state
+	Origin  string            // https://… where the page is; empty: not known
 }
 
 //go:embed page.html page.css
@@ -52,6 +53,9 @@ type Page struct {
 	o         PageOptions
 	css       []byte
 	current   atomic.Pointer[rendered]
+
+	refreshing sync.Mutex
+	proofs     map[string]proven // by event; guarded by refreshing
 }
 
 // rendered is what is served until the next Refresh.
@@ -60,6 +64,9 @@ type rendered struct {
 	html, feed []byte
 	htmlTag    string
 	feedTag    string
+	atom       []byte
+	atomTag    string
+	evidence   map[string]served // by path
 }
 
 // NewPage returns the page, which shows nothing before the first Refresh.
@@ -79,6 +86,7 @@ type line struct {
 	ID, Sentence, Word, Class, Why string
 	Since, Proven                  string
 	Found                          []string
+	Evidence                       string // path of the page about it; empty: there is none
 }
 
 type section struct {
@@ -103,6 +111,8 @@ func day(t time.Time) string { return t.UTC().Format("2 January 2006, 15:04 UTC"
 
 // Refresh renders the page anew from the newest evidence.
 func (p *Page) Refresh(ctx context.Context) error {
+	p.refreshing.Lock()
+	defer p.refreshing.Unlock()
 	var statuses []Status
 	var changes []Change
 	err := p.assurance.o.DB.View(ctx, func(tx *db.Tx) (err error) {
@@ -138,11 +148,21 @@ func (p *Page) Refresh(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	feed, err := p.feed(changes)
+	entries := p.entries(changes)
+	feed, err := p.jsonFeed(entries)
 	if err != nil {
 		return err
 	}
-	p.current.Store(&rendered{at: now, html: html.Bytes(), feed: feed, htmlTag: tag(html.Bytes()), feedTag: tag(feed)})
+	atom, err := p.atomFeed(entries)
+	if err != nil {
+		return err
+	}
+	evidence, err := p.evidence(ctx, statuses)
+	if err != nil {
+		return err
+	}
+	p.current.Store(&rendered{at: now, html: html.Bytes(), feed: feed, htmlTag: tag(html.Bytes()), feedTag: tag(feed),
+		atom: atom, atomTag: tag(atom), evidence: evidence})
 	return nil
 }
 
@@ -162,6 +182,7 @@ func (p *Page) line(s Status) line {
 		l.Proven = day(*s.Proven)
 	}
 	l.Since = day(s.Since)
+	l.Evidence = evidencePath(s.ID)
 	if detail == ShowFigures {
 		for _, r := range s.Results {
 			if r.Evidence != nil {
@@ -172,41 +193,17 @@ func (p *Page) line(s Status) line {
 	return l
 }
 
-// feed is the history of changes (JSON Feed 1.1).
-func (p *Page) feed(changes []Change) ([]byte, error) {
-	type item struct {
-		ID        string    `json:"id"`
-		Title     string    `json:"title"`
-		Content   string    `json:"content_text"`
-		Published time.Time `json:"date_published"`
-	}
-	sentences := make(map[string]string)
-	for _, c := range p.assurance.claims {
-		sentences[c.ID] = c.Sentence
-	}
-	items := []item{}
-	for _, c := range changes {
-		if p.o.Detail[c.Claim] == ShowNothing || sentences[c.Claim] == "" {
-			continue
-		}
-		items = append(items, item{fmt.Sprintf("%s-%d", c.Claim, c.Since.UnixMicro()), c.Claim + ": " + words[c.State], sentences[c.Claim], c.Since})
-	}
-	return json.Marshal(map[string]any{"version": "https://jsonfeed.org/version/1.1", "title": "How " + p.name() + " protects you: changes", "items": items})
-}
-
-func (p *Page) name() string {
-	if p.o.Name == "" {
-		return "this service"
-	}
-	return p.o.Name
-}
-
 // Register adds the page, its feed and security.txt (RFC 9116) to what the app's listener serves.
 func (p *Page) Register(mux *http.ServeMux) {
 	mux.HandleFunc("GET "+PagePath, func(w http.ResponseWriter, r *http.Request) {
 		p.serve(w, r, "text/html; charset=utf-8", func(c *rendered) ([]byte, string) { return c.html, c.htmlTag })
 	})
-	mux.HandleFunc("GET "+PagePath+"/changes.json", func(w http.ResponseWriter, r *http.Request) {
+	mux.HandleFunc("GET "+evidencePath("{claim}"), p.serveEvidence)
+	mux.HandleFunc("GET "+evidencePath("{claim}")+"/{proof}", p.serveEvidence)
+	mux.HandleFunc("GET "+atomFeedPath, func(w http.ResponseWriter, r *http.Request) {
+		p.serve(w, r, "application/atom+xml; charset=utf-8", func(c *rendered) ([]byte, string) { return c.atom, c.atomTag })
+	})
+	mux.HandleFunc("GET "+jsonFeedPath, func(w http.ResponseWriter, r *http.Request) {
 		p.serve(w, r, "application/feed+json", func(c *rendered) ([]byte, string) { return c.feed, c.feedTag })
 	})
 	css := &rendered{html: p.css, htmlTag: tag(p.css)}
