@@ -85,6 +85,7 @@ type Options struct {
 	Findings Findings // nil tells nobody
 	Keys     Keys     // nil gives no bundles and no proofs
 	Program  string   // name and version of the program, as bundles say it
+	Changed  func()   // called when there is something new for the trust page; nil: nobody waits for it
 
 	Clock   clock.Clock           // nil means clock.System
 	Log     *slog.Logger          // nil discards
@@ -196,7 +197,15 @@ func (a *Assurance) Run(ctx context.Context, by actor.Actor, names []string) ([]
 		}
 		all = append(all, e)
 	}
-	return all, a.settle(ctx)
+	err := a.settle(ctx)
+	a.changed()
+	return all, err
+}
+
+func (a *Assurance) changed() {
+	if a.o.Changed != nil {
+		a.o.Changed()
+	}
 }
 
 // observe runs a check; one that panics or takes too long has found out nothing.
@@ -436,6 +445,9 @@ func (a *Assurance) settle(ctx context.Context) error {
 			}
 			a.states.WithLabelValues(c.ID, string(state)).Set(is)
 		}
+	}
+	if len(changed) > 0 {
+		a.changed()
 	}
 	// What a server that died, or a register that did not answer, has left unsaid is said with the next change or start.
 	if !a.told {

@@ -174,6 +174,11 @@ func (p *Page) prove(ctx context.Context, proofs map[string]proven, event, actio
 // proven makes the proof of an event, against the newest checkpoint that a witness has cosigned, or the newest.
 func (a *Assurance) proven(ctx context.Context, event string) (proven, error) {
 	proof, err := a.o.Trail.Show(ctx, event)
+	if errors.Is(err, audit.ErrNotPlaced) { // it has just happened
+		if _, err = a.o.Trail.Sequence(ctx); err == nil {
+			proof, err = a.o.Trail.Show(ctx, event)
+		}
+	}
 	if err != nil {
 		return proven{}, err
 	}

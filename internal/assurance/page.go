@@ -267,7 +267,10 @@ func (p *Page) Missing(served []byte) string {
 	return ""
 }
 
+// PageJobName is the name of the job that renders the page.
+const PageJobName = "assurance-page"
+
 // Job renders the page every 30 seconds.
 func (p *Page) Job() jobs.Job {
-	return jobs.Job{Name: "assurance-page", Every: 30 * time.Second, Quiet: true, Run: p.Refresh}
+	return jobs.Job{Name: PageJobName, Every: 30 * time.Second, Quiet: true, Run: p.Refresh}
 }
