@@ -93,7 +93,7 @@ type export struct {
 	stood     []Change   // the newest of each claim then
 	last      int64      // the greatest place in the log of an event that is cited
 	runs      int64
-	events    []string // of the changes
+	changes   int64 // those that have an event
 }
 
 // begin reads what stood at the beginning of the period, and how the claims stand at its end.
@@ -171,14 +171,13 @@ func (x *export) write(ctx context.Context, out io.Writer) error {
 		Changes: func(yield func(bundle.Change) error) error {
 			return x.eachChange(ctx, func(page []Change) error {
 				for _, c := range page {
-					if c.Event != "" {
-						x.events = append(x.events, c.Event)
-					}
 					if err := yield(bundle.Change{Claim: c.Claim, State: string(c.State), Since: c.Since, Why: c.Why, Event: c.Event}); err != nil {
 						return err
 					}
 				}
-				return nil
+				events := eventsOfChanges(page)
+				x.changes += int64(len(events))
+				return x.cites(ctx, events)
 			})
 		},
 		Runs: func(yield func(bundle.Run) error) error {
@@ -193,9 +192,6 @@ func (x *export) write(ctx context.Context, out io.Writer) error {
 			})
 		},
 		Proofs: func(yield func(string, audit.Proof) error) error {
-			if err := x.cites(ctx, x.events); err != nil {
-				return err
-			}
 			links, err := chain()
 			if err != nil {
 				return err
@@ -231,6 +227,15 @@ func eventsOf(page []Evidence) (events []string) {
 	return events
 }
 
+func eventsOfChanges(page []Change) (events []string) {
+	for _, c := range page {
+		if c.Event != "" {
+			events = append(events, c.Event)
+		}
+	}
+	return events
+}
+
 func (x *export) cites(ctx context.Context, events []string) error {
 	last, err := x.o.Trail.Last(ctx, events)
 	x.last = max(x.last, last)
@@ -258,15 +263,17 @@ func (x *export) prove(ctx context.Context, tree tlog.Tree, end audit.Link, yiel
 	if err != nil {
 		return err
 	}
-	if runs != x.runs {
-		return problem.New(problem.Conflict, "evidence-moved", "Old evidence was deleted meanwhile. Please export again.")
+	changes := int64(0)
+	err = x.eachChange(ctx, func(page []Change) error {
+		events := eventsOfChanges(page)
+		changes += int64(len(events))
+		_, err := x.cite(ctx, tree, end, events, yield)
+		return err
+	})
+	if err == nil && (runs != x.runs || changes != x.changes) {
+		err = problem.New(problem.Conflict, "evidence-moved", "Old evidence was deleted meanwhile. Please export again.")
 	}
-	for page := range slices.Chunk(x.events, exportPage) {
-		if _, err := x.cite(ctx, tree, end, page, yield); err != nil {
-			return err
-		}
-	}
-	return nil
+	return err
 }
 
 // cite gives the proofs of the events, which it checks, and returns what they say.

@@ -170,6 +170,9 @@ func TestExportOfWhatWasAltered(t *testing.T) {
 	if r := h.verify(t, h.export(t, Period{})); r.Unlinked != 1 {
 		t.Errorf("%+v", r)
 	}
+	// An event that somebody planted waits for ever, and nothing waits for it.
+	h.statement(t, `INSERT INTO event_pending (event_id) VALUES ('evt_06gzyff7mn176a0r354wph42gc')`)
+	h.verify(t, h.export(t, Period{}))
 	entries, err := h.trail.Tail(t.Context(), operator, "", 1000)
 	if err != nil || !slices.ContainsFunc(entries, func(e audit.Entry) bool {
 		return e.Action == ActionExport && e.Outcome == audit.Denied && e.Reason == "evidence-altered"

@@ -31,9 +31,10 @@ type Link struct {
 // ErrNotPlaced means that an event has no place in the log yet, or none that the checkpoint covers.
 var ErrNotPlaced = errNotPlaced
 
-// Settle gives a place to every event that was committed before it was called.
+// Settle gives a place to every event that was committed before it was called. When another process is at it, it waits
+// for a second; events that this installation did not write never get one.
 func (t *Trail) Settle(ctx context.Context) error {
-	for {
+	for waits := 0; waits < 50; {
 		n, err := t.Sequence(ctx)
 		if err != nil {
 			return err
@@ -41,7 +42,6 @@ func (t *Trail) Settle(ctx context.Context) error {
 		if n > 0 {
 			continue
 		}
-		// Another process may be at it.
 		var waiting int64
 		err = t.db.View(ctx, func(tx *db.Tx) (err error) {
 			waiting, err = countPending(ctx, tx)
@@ -52,10 +52,12 @@ func (t *Trail) Settle(ctx context.Context) error {
 		}
 		select {
 		case <-time.After(20 * time.Millisecond):
+			waits++
 		case <-ctx.Done():
 			return ctx.Err()
 		}
 	}
+	return nil
 }
 
 // Last returns the greatest place in the log that one of the events has, or -1 when none of them has one in

@@ -289,6 +289,22 @@ func TestBundle(t *testing.T) {
 	expect(t, "without a witness", err, "0 of the 1 witnesses have cosigned the last checkpoint, and 1 are asked for")
 }
 
+// A bundle of this format that was written once verifies for ever, whatever the libraries become.
+func TestFirstBundle(t *testing.T) {
+	b, err := os.ReadFile("testdata/v1.zip")
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := os.ReadFile("testdata/v1.key")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := Verify(t.Context(), bytes.NewReader(b), int64(len(b)), Options{Keys: []string{strings.TrimSpace(string(key))}})
+	if err != nil || !r.Trusted || r.Runs["holds"] != 2 || r.Runs["fails"] != 1 || r.Claims["green"] != 1 {
+		t.Errorf("%+v, %v", r, err)
+	}
+}
+
 func expect(t testing.TB, what string, err error, want string) {
 	t.Helper()
 	switch {

@@ -78,7 +78,7 @@ type Report struct {
 func Verify(ctx context.Context, r io.ReaderAt, size int64, o Options) (Report, error) {
 	v := &verifier{Options: o, ctx: ctx, r: r, size: size, sums: newSums(), report: Report{Claims: make(map[string]int), Runs: make(map[string]int64)}}
 	for _, step := range []func() error{v.openArchive, v.openManifest, v.compare, v.checkKey, v.checkChain, v.checkRuns, v.checkHistory, v.checkClaims} {
-		if err := errors.Join(ctx.Err()); err != nil {
+		if err := ctx.Err(); err != nil {
 			return Report{}, err
 		}
 		if err := step(); err != nil {
@@ -123,7 +123,7 @@ func (v *verifier) openArchive() error {
 			return wrong("the archive", "member %d is %.80q, and should be %s", i+1, f.Name, all[i])
 		}
 		at, err := f.DataOffset()
-		if f.Method != zip.Store || f.CompressedSize64 != f.UncompressedSize64 || err != nil || f.CompressedSize64 > uint64(v.size-at) {
+		if f.Method != zip.Store || f.CompressedSize64 != f.UncompressedSize64 || err != nil || at > v.size || f.CompressedSize64 > uint64(v.size-at) {
 			return wrong(f.Name, "it is not stored as the members of a bundle are")
 		}
 		v.sections[f.Name] = io.NewSectionReader(v.r, at, int64(f.CompressedSize64))
