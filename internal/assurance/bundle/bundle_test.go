@@ -289,17 +289,24 @@ func TestBundle(t *testing.T) {
 	expect(t, "without a witness", err, "0 of the 1 witnesses have cosigned the last checkpoint, and 1 are asked for")
 }
 
-// A bundle of this format that was written once verifies for ever, whatever the libraries become.
-func TestFirstBundle(t *testing.T) {
+// firstBundle is a bundle of this format that was written once, and its key.
+func firstBundle(t testing.TB) (b []byte, key string) {
+	t.Helper()
 	b, err := os.ReadFile("testdata/v1.zip")
 	if err != nil {
 		t.Fatal(err)
 	}
-	key, err := os.ReadFile("testdata/v1.key")
+	line, err := os.ReadFile("testdata/v1.key")
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err := Verify(t.Context(), bytes.NewReader(b), int64(len(b)), Options{Keys: []string{strings.TrimSpace(string(key))}})
+	return b, strings.TrimSpace(string(line))
+}
+
+// It verifies for ever, whatever the libraries become.
+func TestFirstBundle(t *testing.T) {
+	b, key := firstBundle(t)
+	r, err := Verify(t.Context(), bytes.NewReader(b), int64(len(b)), Options{Keys: []string{key}})
 	if err != nil || !r.Trusted || r.Runs["holds"] != 2 || r.Runs["fails"] != 1 || r.Claims["green"] != 1 {
 		t.Errorf("%+v, %v", r, err)
 	}
