@@ -79,10 +79,15 @@ func Write(ctx context.Context, out io.Writer, signer note.Signer, s Source) err
 		})},
 		{eventsName, zipped(func(w io.Writer) error {
 			lines := json.NewEncoder(w)
+			var last audit.Proof // all are against one checkpoint
 			return s.Proofs(func(event string, p audit.Proof) error {
-				if err := p.NameKey(s.LogKeys); err != nil {
-					return err
+				if p.Checkpoint != last.Checkpoint {
+					last = p
+					if err := last.NameKey(s.LogKeys); err != nil {
+						return err
+					}
 				}
+				p.Key = last.Key
 				return lines.Encode(citedEvent{event, string(p.Text())})
 			})
 		})},
