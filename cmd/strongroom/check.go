@@ -180,13 +180,19 @@ func newClaims() *cobra.Command {
 	}
 	s.place(cmd)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	cmd.AddCommand(newClaimsHistory())
 	return cmd
 }
 
-func printClaims(w io.Writer, all []assurance.Status) {
+// stateWord is a state in its colour on a terminal, as wide as the widest.
+func stateWord(w io.Writer, s assurance.State) string {
 	codes := map[assurance.State]string{assurance.Green: "32", assurance.Amber: "33", assurance.Red: "31", assurance.Grey: "90"}
+	return coloured(w, fmt.Sprintf("%-5s", s), codes[s])
+}
+
+func printClaims(w io.Writer, all []assurance.Status) {
 	for _, s := range all {
-		fmt.Fprintf(w, "%s  %-6s %s\n", coloured(w, fmt.Sprintf("%-5s", s.State), codes[s.State]), s.ID, s.Sentence)
+		fmt.Fprintf(w, "%s  %-6s %s\n", stateWord(w, s.State), s.ID, s.Sentence)
 		if s.State == assurance.Amber || s.State == assurance.Red {
 			fmt.Fprintf(w, "              %s\n", printable(s.Why))
 		}

@@ -59,7 +59,7 @@ Start with "strongroom dev" and, in a second terminal, "strongroom demo".`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	root.AddCommand(newDev(), newInit(), newServe(), newDemo(), newAudit(), newCheck(), newClaims(), newFindings(), newLogin(), newKeys(),
+	root.AddCommand(newDev(), newInit(), newServe(), newDemo(), newAudit(), newCheck(), newClaims(), newEvidence(), newFindings(), newLogin(), newKeys(),
 		newVault(), newBackup(), newWitness(), newPins(), newReports(), newRisk(), newConfig(), newVersion())
 	return root
 }

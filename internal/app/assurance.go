@@ -24,6 +24,7 @@ type Checker interface {
 	// Claims returns the claims as they stand.
 	Claims(ctx context.Context) ([]assurance.Status, error)
 	RiskOperator
+	EvidenceOperator
 	// Close lets go of the server, and stops it when it was started for this.
 	Close() error
 }
@@ -109,6 +110,7 @@ func (c *control) assuranceRoutes(mux *http.ServeMux) {
 	route("/sabotage", func(ctx context.Context, o operator, names []string) (any, error) {
 		return sabotage(ctx, o.house, names)
 	})
+	c.evidenceRoutes(mux)
 	route("/claims", func(ctx context.Context, o operator, _ []string) (any, error) {
 		return o.house.Assurance.Claims(ctx, o.by)
 	})

@@ -54,7 +54,8 @@ func (s *Server) openAssurance(mux *http.ServeMux) (err error) {
 		},
 	})
 	h.Assurance, err = assurance.New(assurance.Options{
-		DB: h.DB, Trail: h.Trail, Checks: checks, Rooms: rooms, Findings: h.Findings, Log: h.log, Metrics: h.Metrics,
+		DB: h.DB, Trail: h.Trail, Checks: checks, Rooms: rooms, Findings: h.Findings, Keys: h.Ring, Program: "strongroom " + h.backups.program,
+		Changed: func() { h.Jobs.Wake(assurance.PageJobName) }, Log: h.log, Metrics: h.Metrics,
 	})
 	if err != nil {
 		return err

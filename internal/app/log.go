@@ -6,8 +6,6 @@ import (
 	"net/http"
 	"time"
 
-	"golang.org/x/mod/sumdb/note"
-
 	"strongroom/internal/actor"
 	"strongroom/internal/audit"
 	"strongroom/internal/config"
@@ -41,16 +39,7 @@ func (o operator) Prove(ctx context.Context, event string) (audit.Proof, error) 
 	if err != nil {
 		return audit.Proof{}, err
 	}
-	for _, key := range keys {
-		v, err := audit.NewVerifier(key)
-		if err != nil {
-			return audit.Proof{}, err
-		}
-		if _, err := p.Check(note.VerifierList(v)); err == nil {
-			p.Key = key
-		}
-	}
-	return p, nil
+	return p, p.NameKey(keys)
 }
 
 func (o operator) VerifyNew(ctx context.Context, progress func(done, total int64)) (audit.Report, error) {

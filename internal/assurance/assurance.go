@@ -12,8 +12,6 @@ package assurance
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -27,6 +25,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"strongroom/internal/actor"
+	"strongroom/internal/assurance/bundle"
 	"strongroom/internal/audit"
 	"strongroom/internal/check"
 	"strongroom/internal/clock"
@@ -41,6 +40,7 @@ const (
 	ActionCheck = "assurance.check.run"   // "check ID vVERSION sha256:HEX" of the evidence; the reason is the outcome
 	ActionState = "assurance.claim.state" // "claim ID STATE"
 	ActionRead  = "assurance.claims.read" // somebody read claims and evidence
+	ActionAsk   = "assurance.checks.ask"  // somebody had checks run; "N checks"
 )
 
 // JobName is the name of the job that runs the checks that are due.
@@ -83,6 +83,9 @@ type Options struct {
 	Checks   []check.Check
 	Rooms    []string // those that this version has; a claim of another one is grey
 	Findings Findings // nil tells nobody
+	Keys     Keys     // nil gives no bundles and no proofs
+	Program  string   // name and version of the program, as bundles say it
+	Changed  func()   // called when there is something new for the trust page; nil: nobody waits for it
 
 	Clock   clock.Clock           // nil means clock.System
 	Log     *slog.Logger          // nil discards
@@ -97,6 +100,7 @@ type Assurance struct {
 	states *prometheus.GaugeVec
 
 	running sync.Mutex // one round at a time: a check may use the machine
+	told    bool       // the findings are what the claims were at the last settling; guarded by running
 }
 
 // New returns the assurance of an installation. It fails when a check is declared twice, or a claim names
@@ -146,6 +150,7 @@ type Status struct {
 	State   State      `json:"state"`
 	Why     string     `json:"why"`              // what makes it so
 	Since   time.Time  `json:"since"`            // when it became so
+	Event   string     `json:"event,omitempty"`  // of the trail, which says that it did
 	Proven  *time.Time `json:"proven,omitempty"` // the oldest of the observations that it stands on; nil without
 	Results []Result   `json:"results"`
 }
@@ -177,17 +182,30 @@ func (a *Assurance) Run(ctx context.Context, by actor.Actor, names []string) ([]
 			return nil, problem.New(problem.NotFound, "check-not-found", "There is no check %q; `strongroom claims` lists them.", name)
 		}
 	}
+	names = slices.Compact(names)
+	e := audit.Event{Action: ActionAsk, Resource: fmt.Sprintf("%d checks", len(names))}
+	if err := a.o.Trail.Do(ctx, by, e, func(*db.Tx, *audit.Event) error { return nil }); err != nil {
+		return nil, err
+	}
 	a.running.Lock()
 	defer a.running.Unlock()
 	var all []Evidence
-	for _, name := range slices.Compact(names) {
-		e, err := a.one(ctx, by, a.checks[name])
+	for _, name := range names {
+		e, err := a.one(ctx, a.checks[name])
 		if err != nil {
 			return all, err
 		}
 		all = append(all, e)
 	}
-	return all, a.settle(ctx)
+	err := a.settle(ctx)
+	a.changed()
+	return all, err
+}
+
+func (a *Assurance) changed() {
+	if a.o.Changed != nil {
+		a.o.Changed()
+	}
 }
 
 // observe runs a check; one that panics or takes too long has found out nothing.
@@ -220,8 +238,12 @@ func cut(s string) string {
 	return strings.ToValidUTF8(s, "")
 }
 
+// system is in whose name checks are run and claims change: their events are shown to auditors, and to everybody, and
+// name no person. Who asked for a run has an event of their own.
+var system = actor.OfSystem("job:" + JobName)
+
 // one runs a check and writes its evidence and the event of it.
-func (a *Assurance) one(ctx context.Context, by actor.Actor, c check.Check) (Evidence, error) {
+func (a *Assurance) one(ctx context.Context, c check.Check) (Evidence, error) {
 	began := a.o.Clock.Now()
 	e := Evidence{ID: id.New("ev"), Check: c.ID, Version: c.Version, ObservedAt: began, ValidUntil: began.Add(c.Valid), Event: audit.NewID()}
 	started := time.Now()
@@ -238,7 +260,7 @@ func (a *Assurance) one(ctx context.Context, by actor.Actor, c check.Check) (Evi
 		if err := insertEvidence(ctx, tx, e, string(body)); err != nil {
 			return err
 		}
-		return a.o.Trail.Record(ctx, tx, by, audit.Event{ID: e.Event, Action: ActionCheck, Outcome: audit.Granted,
+		return a.o.Trail.Record(ctx, tx, system, audit.Event{ID: e.Event, Action: ActionCheck, Outcome: audit.Granted,
 			Resource: e.resource(), Reason: string(e.Outcome)})
 	})
 	if err == nil && e.Outcome != check.Holds {
@@ -250,20 +272,25 @@ func (a *Assurance) one(ctx context.Context, by actor.Actor, c check.Check) (Evi
 
 // resource is what the event of a check is about.
 func (e Evidence) resource() string {
-	return fmt.Sprintf("check %s v%d %s", e.Check, e.Version, Digest(e))
+	return bundle.Resource(e.seen(), e.text())
+}
+
+func (e Evidence) seen() bundle.Seen {
+	return bundle.Seen{Check: e.Check, Version: e.Version, ObservedAt: e.ObservedAt, ValidUntil: e.ValidUntil, Observation: e.Observation}
+}
+
+// text is what the event of a check has the digest of: what was seen, when, and until when it counts.
+func (e Evidence) text() string {
+	text, err := bundle.Text(e.seen())
+	if err != nil {
+		return "" // it was written once, so it can be
+	}
+	return text
 }
 
 // Digest is what the event of a check says of its evidence: "sha256:" and the hash of what it saw, when and
 // until when it counts.
-func Digest(e Evidence) string {
-	body, err := json.Marshal(e.Observation)
-	if err != nil {
-		return "" // it was written once, so it can be
-	}
-	h := sha256.New()
-	fmt.Fprintf(h, "%s\n%d\n%d\n%d\n%s", e.Check, e.Version, clock.Micros(e.ObservedAt), clock.Micros(e.ValidUntil), body)
-	return "sha256:" + hex.EncodeToString(h.Sum(nil))
-}
+func Digest(e Evidence) string { return bundle.Digest(e.text()) }
 
 // Job runs the checks that are due, on one server at a time, and brings the states of claims up to date.
 func (a *Assurance) Job() jobs.Job {
@@ -278,7 +305,6 @@ func (a *Assurance) due(ctx context.Context) error {
 		return err
 	}
 	now := a.o.Clock.Now()
-	by := actor.OfSystem("job:" + JobName)
 	var names []string
 	for name, c := range a.checks {
 		if e, ok := newest[name]; !ok || e.Version != c.Version || now.Sub(e.ObservedAt) >= c.Every || now.Before(e.ObservedAt) {
@@ -287,7 +313,7 @@ func (a *Assurance) due(ctx context.Context) error {
 	}
 	slices.Sort(names)
 	for _, name := range names {
-		if _, err := a.one(ctx, by, a.checks[name]); err != nil {
+		if _, err := a.one(ctx, a.checks[name]); err != nil {
 			return err
 		}
 	}
@@ -306,7 +332,7 @@ func (a *Assurance) newest(ctx context.Context) (map[string]Evidence, error) {
 // vouched returns the newest evidence of each check. What the trail does not say the same of was not written by a
 // check, or altered since, and proves nothing.
 func (a *Assurance) vouched(ctx context.Context, tx *db.Tx) (map[string]Evidence, error) {
-	newest, err := selectNewest(ctx, tx)
+	newest, err := selectNewest(ctx, tx, forEver)
 	if err != nil {
 		return nil, err
 	}
@@ -384,7 +410,7 @@ func (a *Assurance) settle(ctx context.Context) error {
 	var changed []Status
 	err = a.o.DB.Update(ctx, func(tx *db.Tx) error {
 		changed = changed[:0]
-		before, err := selectStates(ctx, tx)
+		before, err := selectStates(ctx, tx, forEver)
 		if err != nil {
 			return err
 		}
@@ -393,11 +419,11 @@ func (a *Assurance) settle(ctx context.Context) error {
 			if old, ok := before[c.ID]; ok && old.State == s.State {
 				continue
 			}
-			if err := insertState(ctx, tx, c.ID, clock.Micros(now), s.State, s.Why); err != nil {
+			e := audit.Event{ID: audit.NewID(), Action: ActionState, Outcome: audit.Granted, Resource: "claim " + c.ID + " " + string(s.State)}
+			if err := insertState(ctx, tx, Change{Claim: c.ID, State: s.State, Since: now, Why: s.Why, Event: e.ID}); err != nil {
 				return err
 			}
-			e := audit.Event{Action: ActionState, Outcome: audit.Granted, Resource: "claim " + c.ID + " " + string(s.State)}
-			if err := a.o.Trail.Record(ctx, tx, actor.OfSystem("job:"+JobName), e); err != nil {
+			if err := a.o.Trail.Record(ctx, tx, system, e); err != nil {
 				return err
 			}
 			changed = append(changed, s)
@@ -408,8 +434,10 @@ func (a *Assurance) settle(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	var all []Status
 	for _, c := range a.claims {
 		s := a.judge(c, newest, now)
+		all = append(all, s)
 		for _, state := range []State{Green, Amber, Red, Grey} {
 			is := 0.0
 			if s.State == state {
@@ -418,7 +446,16 @@ func (a *Assurance) settle(ctx context.Context) error {
 			a.states.WithLabelValues(c.ID, string(state)).Set(is)
 		}
 	}
-	return a.tell(ctx, changed)
+	if len(changed) > 0 {
+		a.changed()
+	}
+	// What a server that died, or a register that did not answer, has left unsaid is said with the next change or start.
+	if !a.told {
+		changed = all
+	}
+	err = a.tell(ctx, changed)
+	a.told = err == nil
+	return err
 }
 
 func (a *Assurance) tell(ctx context.Context, changed []Status) error {
@@ -462,7 +499,7 @@ func (a *Assurance) statuses(ctx context.Context, tx *db.Tx) ([]Status, error) {
 	if err != nil {
 		return nil, err
 	}
-	states, err := selectStates(ctx, tx)
+	states, err := selectStates(ctx, tx, forEver)
 	if err != nil {
 		return nil, err
 	}
@@ -471,7 +508,7 @@ func (a *Assurance) statuses(ctx context.Context, tx *db.Tx) ([]Status, error) {
 	for _, c := range a.claims {
 		s := a.judge(c, newest, now)
 		if s.Since = now; states[c.ID].State == s.State {
-			s.Since = states[c.ID].Since
+			s.Since, s.Event = states[c.ID].Since, states[c.ID].Event
 		}
 		all = append(all, s)
 	}

@@ -44,7 +44,8 @@ func newHouse(t *testing.T, d *db.DB) *house {
 	t.Helper()
 	h := &house{clock: clock.NewManual(time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)),
 		outcomes: map[string]check.Outcome{"storage-no-plaintext": check.Holds, "vault-canary-opens": check.Holds}}
-	h.trail = audit.New(d, keyringtest.Open(t, d), audit.Options{Clock: h.clock})
+	keys := keyringtest.Open(t, d)
+	h.trail = audit.New(d, keys, audit.Options{Clock: h.clock})
 	var checks []check.Check
 	for id := range h.outcomes {
 		checks = append(checks, check.Check{ID: id, Says: id + " is so.", Version: 1, Every: time.Hour, Valid: 2 * time.Hour,
@@ -58,7 +59,7 @@ func newHouse(t *testing.T, d *db.DB) *house {
 		})
 	}
 	var err error
-	h.Assurance, err = New(Options{DB: d, Trail: h.trail, Checks: checks, Rooms: []string{"vault", "edge"}, Findings: h, Clock: h.clock})
+	h.Assurance, err = New(Options{DB: d, Trail: h.trail, Checks: checks, Rooms: []string{"vault", "edge"}, Findings: h, Keys: keys, Program: "strongroom test", Clock: h.clock})
 	if err != nil {
 		t.Fatal(err)
 	}

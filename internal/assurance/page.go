@@ -7,12 +7,12 @@ import (
 	"embed"
 	"encoding/base64"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"html/template"
 	"net/http"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -46,7 +46,7 @@ type PageOptions struct {
 	Concern    string        // a sentence or two above the form; empty for ours
 	AccentDark string        // Accent in the dark; empty for ours
 	Logo       *Logo         // nil shows none
-	Origin     string        // https://… of the app's listener; empty: as the caller has it
+	Origin     string        // https://… where the page is; empty: not known
 	Form       template.HTML // takes reports at FormPath; empty shows none
 	FormPath   string
 }
@@ -83,6 +83,9 @@ type Page struct {
 	o         PageOptions
 	css       []byte
 	current   atomic.Pointer[rendered]
+
+	refreshing sync.Mutex
+	proofs     map[string]proven // by event; guarded by refreshing
 }
 
 // rendered is what is served until the next Refresh.
@@ -91,6 +94,9 @@ type rendered struct {
 	html, feed []byte
 	htmlTag    string
 	feedTag    string
+	atom       []byte
+	atomTag    string
+	evidence   map[string]served // by path
 }
 
 // NewPage returns the page, which shows nothing before the first Refresh.
@@ -105,6 +111,7 @@ func (a *Assurance) NewPage(o PageOptions) (*Page, error) {
 	if o.AccentDark != "" {
 		css = append(css, fmt.Sprintf("\n@media screen and (prefers-color-scheme: dark) { :root { --accent: %s; } }\n", o.AccentDark)...)
 	}
+	o.Origin = strings.TrimSuffix(o.Origin, "/")
 	return &Page{assurance: a, o: o, css: css}, nil
 }
 
@@ -113,6 +120,7 @@ type line struct {
 	ID, Sentence, Word, Class, Why string
 	Since, Proven                  string
 	Found                          []string
+	Evidence                       string // path of the page about it; empty: there is none
 }
 
 type section struct {
@@ -148,13 +156,15 @@ func day(t time.Time) string { return t.UTC().Format("2 January 2006, 15:04 UTC"
 
 // Refresh renders the page anew from the newest evidence.
 func (p *Page) Refresh(ctx context.Context) error {
+	p.refreshing.Lock()
+	defer p.refreshing.Unlock()
 	var statuses []Status
 	var changes []Change
 	err := p.assurance.o.DB.View(ctx, func(tx *db.Tx) (err error) {
 		if statuses, err = p.assurance.statuses(ctx, tx); err != nil {
 			return err
 		}
-		changes, err = selectChanges(ctx, tx, 100)
+		changes, err = selectChanges(ctx, tx, "", 100)
 		return err
 	})
 	if err != nil {
@@ -182,11 +192,21 @@ func (p *Page) Refresh(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	feed, err := p.feed(changes)
+	entries := p.entries(changes)
+	feed, err := p.jsonFeed(entries)
 	if err != nil {
 		return err
 	}
-	p.current.Store(&rendered{at: now, html: html.Bytes(), feed: feed, htmlTag: tag(html.Bytes()), feedTag: tag(feed)})
+	atom, err := p.atomFeed(entries)
+	if err != nil {
+		return err
+	}
+	evidence, err := p.evidence(ctx, statuses)
+	if err != nil {
+		return err
+	}
+	p.current.Store(&rendered{at: now, html: html.Bytes(), feed: feed, htmlTag: tag(html.Bytes()), feedTag: tag(feed),
+		atom: atom, atomTag: tag(atom), evidence: evidence})
 	return nil
 }
 
@@ -226,6 +246,7 @@ func (p *Page) line(s Status) line {
 		l.Proven = day(*s.Proven)
 	}
 	l.Since = day(s.Since)
+	l.Evidence = evidencePath(s.ID)
 	if detail == ShowFigures {
 		for _, r := range s.Results {
 			if r.Evidence != nil {
@@ -236,41 +257,17 @@ func (p *Page) line(s Status) line {
 	return l
 }
 
-// feed is the history of changes (JSON Feed 1.1).
-func (p *Page) feed(changes []Change) ([]byte, error) {
-	type item struct {
-		ID        string    `json:"id"`
-		Title     string    `json:"title"`
-		Content   string    `json:"content_text"`
-		Published time.Time `json:"date_published"`
-	}
-	sentences := make(map[string]string)
-	for _, c := range p.assurance.claims {
-		sentences[c.ID] = c.Sentence
-	}
-	items := []item{}
-	for _, c := range changes {
-		if p.o.Detail[c.Claim] == ShowNothing || sentences[c.Claim] == "" {
-			continue
-		}
-		items = append(items, item{fmt.Sprintf("%s-%d", c.Claim, c.Since.UnixMicro()), c.Claim + ": " + words[c.State], sentences[c.Claim], c.Since})
-	}
-	return json.Marshal(map[string]any{"version": "https://jsonfeed.org/version/1.1", "title": "How " + p.name() + " protects you: changes", "items": items})
-}
-
-func (p *Page) name() string {
-	if p.o.Name == "" {
-		return "this service"
-	}
-	return p.o.Name
-}
-
 // Register adds the page, its feed and security.txt (RFC 9116) to what the app's listener serves.
 func (p *Page) Register(mux *http.ServeMux) {
 	mux.HandleFunc("GET "+PagePath, func(w http.ResponseWriter, r *http.Request) {
 		p.serve(w, r, "text/html; charset=utf-8", func(c *rendered) ([]byte, string) { return c.html, c.htmlTag })
 	})
-	mux.HandleFunc("GET "+PagePath+"/changes.json", func(w http.ResponseWriter, r *http.Request) {
+	mux.HandleFunc("GET "+evidencePath("{claim}"), p.serveEvidence)
+	mux.HandleFunc("GET "+evidencePath("{claim}")+"/{proof}", p.serveEvidence)
+	mux.HandleFunc("GET "+atomFeedPath, func(w http.ResponseWriter, r *http.Request) {
+		p.serve(w, r, "application/atom+xml; charset=utf-8", func(c *rendered) ([]byte, string) { return c.atom, c.atomTag })
+	})
+	mux.HandleFunc("GET "+jsonFeedPath, func(w http.ResponseWriter, r *http.Request) {
 		p.serve(w, r, "application/feed+json", func(c *rendered) ([]byte, string) { return c.feed, c.feedTag })
 	})
 	css := &rendered{html: p.css, htmlTag: tag(p.css)}
@@ -289,7 +286,7 @@ const securityPath = "/.well-known/security.txt"
 
 // securityText is security.txt (RFC 9116) as it is today. The first contact is the preferred one.
 func (p *Page) securityText(host string) []byte {
-	origin := strings.TrimSuffix(p.o.Origin, "/")
+	origin := p.o.Origin
 	if origin == "" {
 		origin = "https://" + host
 	}
@@ -358,7 +355,10 @@ func (p *Page) Missing(served []byte) string {
 	return ""
 }
 
+// PageJobName is the name of the job that renders the page.
+const PageJobName = "assurance-page"
+
 // Job renders the page every 30 seconds.
 func (p *Page) Job() jobs.Job {
-	return jobs.Job{Name: "assurance-page", Every: 30 * time.Second, Quiet: true, Run: p.Refresh}
+	return jobs.Job{Name: PageJobName, Every: 30 * time.Second, Quiet: true, Run: p.Refresh}
 }

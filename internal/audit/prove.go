@@ -221,6 +221,12 @@ func (p Proof) Check(known note.Verifiers) (Proved, error) {
 	if err != nil {
 		return Proved{}, fmt.Errorf("%w: the checkpoint: %w", ErrProof, err)
 	}
+	return p.CheckIn(tree)
+}
+
+// CheckIn is Check against the tree that the checkpoint describes, for a caller who has checked the checkpoint
+// already.
+func (p Proof) CheckIn(tree tlog.Tree) (Proved, error) {
 	// tlog computes with these.
 	if p.Index < 0 || p.Index >= tree.N {
 		return Proved{}, fmt.Errorf("%w: the log has no such place", ErrProof)

@@ -36,8 +36,10 @@ const (
 // All is the list, ordered by name.
 var All = []Action{
 	{Name: "assurance.check.run", Does: "a check was run; its evidence has this digest, the reason is what it found", On: "check CHECK vVERSION sha256:HEX", Outcomes: grantedOnly, Class: APIActivity, Activity: 2},
+	{Name: "assurance.checks.ask", Does: "somebody had checks run", On: "N checks", Class: APIActivity, Activity: 2},
 	{Name: "assurance.claim.state", Does: "a claim changed its state", On: "claim CLAIM STATE", Outcomes: grantedOnly, Class: EntityChange, Activity: 3},
-	{Name: "assurance.claims.read", Does: "claims and their evidence were read", On: "claims", Class: APIActivity, Activity: 2},
+	{Name: "assurance.claims.read", Does: "claims, their evidence or their history were read", On: "claims, or history of claims, or of claim CLAIM", Class: APIActivity, Activity: 2},
+	{Name: "assurance.evidence.export", Does: "a bundle of evidence was made for an auditor", On: "evidence from MOMENT to MOMENT", Class: APIActivity, Activity: 2},
 	{Name: "assurance.improvement.add", Does: "an improvement was planned", On: "improvement ACTION", Seals: []string{"change"}, Class: EntityChange, Activity: 1},
 	{Name: "assurance.improvement.end", Does: "an improvement was made, or given up", On: "improvement ACTION done or dropped", Seals: []string{"change"}, Class: EntityChange, Activity: 3},
 	{Name: "assurance.improvements.list", Does: "the planned improvements were listed", On: "improvements", Class: EntityChange, Activity: 2},
