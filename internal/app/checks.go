@@ -36,6 +36,7 @@ func (s *Server) openAssurance(mux *http.ServeMux) (err error) {
 	h := s.house
 	checks := edge.Checks(func() *edge.Server { return s.edge })
 	checks = append(checks, h.checks()...)
+	checks = append(checks, h.identityChecks()...)
 	checks = append(checks, check.Check{
 		ID: "net-listeners-as-declared", Version: 1, Every: time.Hour, Valid: 3 * time.Hour,
 		Says:     "The process listens where its settings say and nowhere else.",
@@ -164,6 +165,7 @@ func inScratch(ctx context.Context, damage func(context.Context, *House) error, 
 		return broken(err)
 	}
 	by := actor.OfSystem("sabotage")
+	ctx = actor.With(ctx, by)
 	h, err := openHouse(ctx, c, by, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return broken(err)

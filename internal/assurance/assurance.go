@@ -97,6 +97,16 @@ type Assurance struct {
 	states *prometheus.GaugeVec
 
 	running sync.Mutex // one round at a time: a check may use the machine
+
+	mu     sync.Mutex
+	latest map[string]run // the newest event of each check, as the trail has it
+	read   int64          // up to when the trail was read for them, Unix microseconds
+}
+
+// run is an event of the trail that says that a check was run.
+type run struct {
+	event, resource string
+	at              int64 // Unix microseconds
 }
 
 // New returns the assurance of an installation. It fails when a check is declared twice, or a claim names
@@ -112,7 +122,7 @@ func New(o Options) (*Assurance, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &Assurance{o: o, claims: claims, checks: make(map[string]check.Check),
+	a := &Assurance{o: o, claims: claims, checks: make(map[string]check.Check), latest: make(map[string]run),
 		states: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "strongroom_claim_state", Help: "1 for the state that a claim is in.",
 		}, []string{"claim", "state"})}
@@ -225,7 +235,7 @@ func (a *Assurance) one(ctx context.Context, by actor.Actor, c check.Check) (Evi
 	began := a.o.Clock.Now()
 	e := Evidence{ID: id.New("ev"), Check: c.ID, Version: c.Version, ObservedAt: began, ValidUntil: began.Add(c.Valid), Event: audit.NewID()}
 	started := time.Now()
-	e.Observation = observe(ctx, c.Run)
+	e.Observation = observe(actor.With(ctx, by), c.Run) // what it does is done by whoever runs it
 	e.Took = time.Since(started)
 	if err := ctx.Err(); err != nil {
 		return e, err // stopped: nothing was found out, and that says nothing of the system
@@ -320,7 +330,55 @@ func (a *Assurance) vouched(ctx context.Context, tx *db.Tx) (map[string]Evidence
 			newest[name] = e
 		}
 	}
-	return newest, nil
+	return newest, a.missed(ctx, tx, newest)
+}
+
+// overlap is how long after it was made an event may become findable.
+const overlap = 10 * time.Minute
+
+// missed finds checks whose newest run, by the trail, has no evidence any more: somebody took away what a check
+// saw, so that an older observation would count.
+func (a *Assurance) missed(ctx context.Context, tx *db.Tx, newest map[string]Evidence) error {
+	now := clock.Micros(a.o.Clock.Now())
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	since := a.read - overlap.Microseconds()
+	if a.read == 0 {
+		var longest time.Duration // what is older has expired
+		for _, c := range a.checks {
+			longest = max(longest, c.Valid)
+		}
+		since = now - longest.Microseconds()
+	}
+	err := a.o.Trail.Since(ctx, tx, ActionCheck, since, func(event, resource string, at int64) {
+		_, name, _ := strings.Cut(resource, " ")
+		if name, _, _ = strings.Cut(name, " "); a.latest[name].at < at {
+			a.latest[name] = run{event, resource, at}
+		}
+	})
+	if err != nil {
+		return err
+	}
+	a.read = now
+	for name, r := range a.latest {
+		e, there := newest[name]
+		if !there || e.Event == r.event || e.Outcome != check.Holds {
+			continue
+		}
+		there, err := hasEvidence(ctx, tx, name, r.event)
+		if err == nil && !there {
+			there, err = a.o.Trail.Vouches(ctx, tx, r.event, ActionCheck, r.resource)
+			there = !there // an event that Strongroom did not write says nothing
+		}
+		if err != nil {
+			return err
+		}
+		if !there {
+			e.Observation = check.Undecided("", "The trail knows of a newer run, whose evidence is gone.")
+			newest[name] = e
+		}
+	}
+	return nil
 }
 
 // judge says what the evidence makes of a claim.

@@ -277,3 +277,44 @@ func BenchmarkPage(b *testing.B) {
 		})
 	}
 }
+
+// Somebody who takes a red observation away does not make the older, green one count.
+func TestTakenAway(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		h := newHouse(t, d)
+		run := func() {
+			t.Helper()
+			if _, err := h.Run(t.Context(), operator, nil); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := h.trail.Sequence(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if err := h.trail.IndexAll(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		run()
+		h.clock.Advance(time.Minute)
+		h.outcomes["vault-canary-opens"] = check.Fails
+		run()
+		if s := h.state(t, "ENC-1"); s.State != Red {
+			t.Fatalf("ENC-1 is %s (%s)", s.State, s.Why)
+		}
+		if err := d.Update(t.Context(), func(tx *db.Tx) error {
+			_, err := tx.Exec(t.Context(), `DELETE FROM evidence WHERE outcome = $1`, "fails")
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		if s := h.state(t, "ENC-1"); s.State != Amber || !strings.Contains(s.Why, "evidence is gone") {
+			t.Errorf("without the red observation ENC-1 is %s (%s)", s.State, s.Why)
+		}
+		h.clock.Advance(time.Minute)
+		h.outcomes["vault-canary-opens"] = check.Holds
+		run()
+		if s := h.state(t, "ENC-1"); s.State != Green {
+			t.Errorf("after a new run ENC-1 is %s (%s)", s.State, s.Why)
+		}
+	})
+}

@@ -46,6 +46,13 @@ func selectNewest(ctx context.Context, tx *db.Tx) (map[string]Evidence, error) {
 	return all, rows.Err()
 }
 
+// hasEvidence reports whether the evidence of a check's run is there, by the event of the run.
+func hasEvidence(ctx context.Context, tx *db.Tx, name, event string) (bool, error) {
+	var n int64
+	err := tx.QueryRow(ctx, `SELECT COUNT(*) FROM evidence WHERE check_id = $1 AND event_id = $2`, name, event).Scan(&n)
+	return n > 0, err
+}
+
 // stateSince is a claim's state and when it came to be so.
 type stateSince struct {
 	State State

@@ -164,3 +164,26 @@ func (t *Trail) Vouches(ctx context.Context, tx *db.Tx, event, action, resource 
 	}
 	return p.action == action && p.resource == resource && t.authentic(&p.row, p.appendLeaf(nil)) == nil, nil
 }
+
+// Since calls each with the events of an action that are findable and were made at a time, in Unix microseconds,
+// or later; the newest comes first. It leaves no event, and the rows are as the database has them: Vouches says
+// of one whether Strongroom wrote it.
+func (t *Trail) Since(ctx context.Context, tx *db.Tx, action string, since int64, each func(event, resource string, madeAt int64)) error {
+	rows, err := tx.Query(ctx, `
+		SELECT e.id, e.resource, s.made_at FROM event_search s JOIN event e ON e.id = s.event_id
+		WHERE s.action = $1 AND s.action <> 0 AND s.made_at >= $2 AND e.action = $3
+		ORDER BY s.made_at DESC, s.idx DESC`, term("action", action), since, action)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var event, resource string
+		var madeAt int64
+		if err := rows.Scan(&event, &resource, &madeAt); err != nil {
+			return err
+		}
+		each(event, resource, madeAt)
+	}
+	return rows.Err()
+}

@@ -35,6 +35,11 @@ func (i *Identity) StartLoginBy(ctx context.Context, by actor.Actor, method Meth
 	if err != nil {
 		return Started{}, errInvalidPhone
 	}
+	return i.beginLogin(ctx, by, method, e164, private)
+}
+
+// beginLogin is StartLoginBy for a number in E.164.
+func (i *Identity) beginLogin(ctx context.Context, by actor.Actor, method Method, e164 string, private secret.Value) (_ Started, err error) {
 	began := time.Now()
 	s := starter{class: stranger, number: e164, key: by.Key, from: network(by.Address), silent: method != BySMS}
 	var ask Started

@@ -86,6 +86,8 @@ var All = []Action{
 	{Name: "identity.factor.list", Does: "a customer's second steps were listed", On: "factors", Class: APIActivity, Activity: 2},
 	{Name: "identity.factor.remove", Does: "a second step was removed", On: "factor FACTOR", Class: AccountChange, Activity: 11},
 	{Name: "identity.factor.sms", Does: "codes by SMS were put off or on", On: "sms", Class: AccountChange, Activity: Other},
+	{Name: "identity.honey.make", Does: "the customer whom the checks of logins attack was made", On: "device DEVICE", Outcomes: grantedOnly, Class: AccountChange, Activity: 1},
+	{Name: "identity.honey.try", Does: "a check begins to attack the customer who is there for that; what follows has the same request", On: "honey customer, or old session SESSION", Outcomes: grantedOnly, Class: Authentication, Activity: Other},
 	{Name: "identity.login.complete", Does: "a login ended: all factors held, or not", On: "session SESSION, or login LOGIN", Class: Authentication, Activity: 1},
 	{Name: "identity.login.start", Does: "a login began", On: "login LOGIN", Seals: []string{"phone"}, Class: Authentication, Activity: Other},
 	{Name: "identity.login.unlock", Does: "support lifted the blocks of an account", On: "account", Seals: []string{"reason"}, Class: AccountChange, Activity: Other},
