@@ -3,10 +3,12 @@ package audit
 import (
 	"context"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"golang.org/x/mod/sumdb/tlog"
 
+	"strongroom/internal/actor"
 	"strongroom/internal/check"
 	"strongroom/internal/clock"
 	"strongroom/internal/db"
@@ -186,4 +188,59 @@ func (t *Trail) Since(ctx context.Context, tx *db.Tx, action string, since int64
 		each(event, resource, madeAt)
 	}
 	return rows.Err()
+}
+
+// searched is how many events CheckSearch looks for.
+const searched = 5
+
+// CheckSearch takes events at random and searches for each, which has to find it.
+func (t *Trail) CheckSearch(ctx context.Context) check.Observation {
+	did := "took events at random from the log and searched for each by what was done and when"
+	type wanted struct {
+		id, action string
+		madeAt     int64
+	}
+	var all []wanted
+	for range 2 {
+		err := t.db.View(ctx, func(tx *db.Tx) error {
+			all = nil
+			indexed, err := selectIndexed(ctx, tx)
+			if err != nil || indexed == 0 {
+				return err
+			}
+			for range searched {
+				var w wanted
+				err := tx.QueryRow(ctx, `
+					SELECT e.id, e.action, e.made_at FROM event_leaf l JOIN event e ON e.id = l.event_id
+					WHERE l.idx < $1 AND l.idx >= $2 ORDER BY l.idx LIMIT 1`, indexed, rand.Int64N(indexed)).Scan(&w.id, &w.action, &w.madeAt)
+				if err != nil {
+					return err
+				}
+				all = append(all, w)
+			}
+			return nil
+		})
+		if err != nil {
+			return check.Undecided(did, "The events could not be read: %v", err)
+		}
+		if len(all) > 0 {
+			break
+		}
+		if err := t.IndexAll(ctx); err != nil { // a log that has just begun
+			return check.Undecided(did, "No event is findable yet: %v", err)
+		}
+	}
+	if len(all) == 0 {
+		return check.Undecided(did, "The log is empty.")
+	}
+	for _, w := range all {
+		page, err := t.Search(nil).Run(ctx, actor.From(ctx), Query{Action: w.action, From: w.madeAt, To: w.madeAt + 1}, Ask{Limit: 500})
+		if err != nil {
+			return check.Undecided(did, "The trail could not be searched: %v", err)
+		}
+		if !slices.ContainsFunc(page.Events, func(f Found) bool { return f.ID == w.id }) {
+			return check.Failed(did, "The event %s is in the log, and a search does not find it.", w.id)
+		}
+	}
+	return check.Held(did, "%d of %d events were found.", len(all), len(all)).With("sample", len(all))
 }

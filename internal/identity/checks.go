@@ -506,7 +506,7 @@ func hashes(ctx context.Context, s *stage) check.Observation {
 	if !right {
 		return check.Failed(did, "The hash of a private code that is known is not its hash.")
 	}
-	seen := check.Held(did, "Those of %d customers are bcrypt hashes of cost %d or more.", all, least)
+	seen := check.Held(did, "The private codes of %d customers are bcrypt hashes of cost %d or more.", all, least)
 	if older > 0 {
 		seen = check.Undecided(did, "%d hashes are of less than the configured cost of %d; each is made anew when its customer logs in.", older, s.i.Cost)
 	}

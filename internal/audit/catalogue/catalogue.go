@@ -190,6 +190,7 @@ var All = []Action{
 	{Name: "vault.record.list", Does: "a customer's records were listed", On: "collection COLLECTION N records", Class: Datastore, Activity: 8},
 	{Name: "vault.record.lookup", Does: "a service looked for customers by a field", On: "record COLLECTION/KEY field FIELD", Class: Datastore, Activity: 4},
 	{Name: "vault.record.read", Does: "a record was read, masked, or in part whole", On: "record COLLECTION/KEY vVERSION, or records", Seals: []string{"revealed", "records"}, Class: Datastore, Activity: 1},
+	{Name: "vault.record.try", Does: "a check opened records, and threw away what they hold", On: "records", Outcomes: grantedOnly, Class: Datastore, Activity: 1},
 	{Name: "vault.record.update", Does: "a record was changed", On: "record COLLECTION/KEY vVERSION", Class: Datastore, Activity: 2},
 	{Name: "vault.token.create", Does: "a service exchanged a value for a token", On: "token KIND", Class: Datastore, Activity: 6},
 	{Name: "vault.token.delete", Does: "a token was deleted with its value", On: "token KIND", Class: Datastore, Activity: 7},
