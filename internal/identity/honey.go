@@ -298,12 +298,13 @@ func (s *stage) clear(ctx context.Context, tx *db.Tx) error {
 		counters = append(counters, i.quotaKeys("messages-by-source", network(address))...)
 	}
 	counters = append(counters, i.quotaKeys("notices", string(s.owner))...)
-	for query, all := range map[string][][]byte{`DELETE FROM throttle WHERE lane = $1`: lanes, `DELETE FROM quota WHERE counted = $1`: counters} {
-		for _, one := range all {
-			if _, err := tx.Exec(ctx, query, one); err != nil {
-				return err
-			}
-		}
+	in, args := among(lanes, 1)
+	if _, err := tx.Exec(ctx, `DELETE FROM throttle WHERE lane IN (`+in+`)`, args...); err != nil {
+		return err
+	}
+	in, args = among(counters, 1)
+	if _, err := tx.Exec(ctx, `DELETE FROM quota WHERE counted IN (`+in+`)`, args...); err != nil {
+		return err
 	}
 	return clearHoney(ctx, tx, s.owner, s.device)
 }

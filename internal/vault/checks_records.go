@@ -30,6 +30,10 @@ const CheckRecordsID = "vault-records-open"
 // CheckRecords opens the next records under the keys of their customers, from where it stopped the last time;
 // behind the last record it begins anew. What they hold goes nowhere.
 func (v *Vault) CheckRecords(ctx context.Context) check.Observation {
+	return v.checkRecords(ctx, tried)
+}
+
+func (v *Vault) checkRecords(ctx context.Context, some int) check.Observation {
 	did := "opened the next records, one after the other, under the keys of their customers"
 	opened, damaged := 0, 0
 	err := v.db.Update(ctx, func(tx *db.Tx) error {
@@ -38,12 +42,12 @@ func (v *Vault) CheckRecords(ctx context.Context) check.Observation {
 		if err != nil {
 			return err
 		}
-		next, err := selectNext(ctx, tx, after, tried)
+		next, err := selectNext(ctx, tx, after, some)
 		if err != nil {
 			return err
 		}
 		if len(next) == 0 && after != (position{}) {
-			if next, err = selectNext(ctx, tx, position{}, tried); err != nil {
+			if next, err = selectNext(ctx, tx, position{}, some); err != nil {
 				return err
 			}
 		}
@@ -71,7 +75,7 @@ func (v *Vault) CheckRecords(ctx context.Context) check.Observation {
 				return err
 			}
 		}
-		if len(next) < tried {
+		if len(next) < some {
 			last = position{}
 		}
 		if err := putCursor(ctx, tx, last); err != nil || len(next) == 0 {
