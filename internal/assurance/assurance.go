@@ -146,6 +146,7 @@ type Evidence struct {
 	ObservedAt time.Time     `json:"observed_at"`
 	ValidUntil time.Time     `json:"valid_until"`
 	Took       time.Duration `json:"took_ns"`
+	Every      time.Duration `json:"every_ns,omitempty"` // how often the check is run; 0 when it is not known
 	Event      string        `json:"event"` // of the trail
 	check.Observation
 }
@@ -233,7 +234,7 @@ func cut(s string) string {
 // one runs a check and writes its evidence and the event of it.
 func (a *Assurance) one(ctx context.Context, by actor.Actor, c check.Check) (Evidence, error) {
 	began := a.o.Clock.Now()
-	e := Evidence{ID: id.New("ev"), Check: c.ID, Version: c.Version, ObservedAt: began, ValidUntil: began.Add(c.Valid), Event: audit.NewID()}
+	e := Evidence{ID: id.New("ev"), Check: c.ID, Version: c.Version, ObservedAt: began, ValidUntil: began.Add(c.Valid), Every: c.Every, Event: audit.NewID()}
 	started := time.Now()
 	e.Observation = observe(actor.With(ctx, by), c.Run) // what it does is done by whoever runs it
 	e.Took = time.Since(started)
