@@ -19,6 +19,8 @@ import (
 	"slices"
 	"time"
 
+	"filippo.io/age"
+
 	"strongroom/internal/actor"
 	"strongroom/internal/assurance"
 	"strongroom/internal/audit"
@@ -210,6 +212,15 @@ func inScratch(ctx context.Context, damage func(context.Context, *House) error, 
 	}
 	defer os.RemoveAll(dir)
 	c := config.ForDev(dir)
+	// A root key without a passphrase, whose making slow would be all that takes time here.
+	root, err := age.GenerateX25519Identity()
+	if err != nil {
+		return broken(err)
+	}
+	c.RootKey = config.RootKey{URL: "age://" + filepath.Join(dir, "scratch.key")}
+	if err := os.WriteFile(filepath.Join(dir, "scratch.key"), []byte(root.String()+"\n"), 0o600); err != nil {
+		return broken(err)
+	}
 	if err := errors.Join(c.Resolve(), Init(ctx, c)); err != nil {
 		return broken(err)
 	}

@@ -147,7 +147,7 @@ type Evidence struct {
 	ValidUntil time.Time     `json:"valid_until"`
 	Took       time.Duration `json:"took_ns"`
 	Every      time.Duration `json:"every_ns,omitempty"` // how often the check is run; 0 when it is not known
-	Event      string        `json:"event"` // of the trail
+	Event      string        `json:"event"`              // of the trail
 	check.Observation
 }
 
