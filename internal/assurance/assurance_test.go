@@ -21,7 +21,7 @@ import (
 
 var operator = actor.OfSystem("cli:test")
 
-// house is an assurance with two checks of one claim, ENC-1, whose outcomes the test sets.
+// house is an assurance with the checks of one claim, ENC-1, whose outcomes the test sets.
 type house struct {
 	*Assurance
 	clock    *clock.Manual
@@ -43,7 +43,7 @@ func (h *house) Clear(_ context.Context, kind, subject string) error {
 func newHouse(t *testing.T, d *db.DB) *house {
 	t.Helper()
 	h := &house{clock: clock.NewManual(time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)),
-		outcomes: map[string]check.Outcome{"storage-no-plaintext": check.Holds, "vault-canary-opens": check.Holds}}
+		outcomes: map[string]check.Outcome{"storage-no-plaintext": check.Holds, "vault-canary-opens": check.Holds, "vault-records-open": check.Holds}}
 	h.trail = audit.New(d, keyringtest.Open(t, d), audit.Options{Clock: h.clock})
 	var checks []check.Check
 	for id := range h.outcomes {
@@ -58,7 +58,7 @@ func newHouse(t *testing.T, d *db.DB) *house {
 		})
 	}
 	var err error
-	h.Assurance, err = New(Options{DB: d, Trail: h.trail, Checks: checks, Rooms: []string{"vault", "edge"}, Findings: h, Clock: h.clock})
+	h.Assurance, err = New(Options{DB: d, Trail: h.trail, Checks: checks, Rooms: []string{"vault", "edge", "deploy"}, Findings: h, Clock: h.clock})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -97,11 +97,11 @@ func TestStates(t *testing.T) {
 		if got := h.state(t, "KYC-1").State; got != Grey {
 			t.Errorf("a claim of a room that is not there is %s", got)
 		}
-		if got := h.state(t, "DOS-1").State; got != Amber {
+		if got := h.state(t, "OPS-1").State; got != Amber {
 			t.Errorf("a claim that nothing watches is %s", got)
 		}
 		run("storage-no-plaintext")
-		expect("after one of two checks", Amber)
+		expect("after one of the checks", Amber)
 		run()
 		expect("when all hold", Green)
 		h.outcomes["vault-canary-opens"] = check.Fails
