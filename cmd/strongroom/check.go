@@ -81,15 +81,18 @@ commas between them.`, exitFindings),
 
 func printEvidence(w io.Writer, all []assurance.Evidence) {
 	out := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	holds := 0
+	holds, share := 0, 0.0
 	for _, e := range all {
+		if e.Every > 0 {
+			share += float64(e.Took) / float64(e.Every)
+		}
 		if e.Outcome == check.Holds {
 			holds++
 		}
 		fmt.Fprintf(out, "%s %s\t%s\t%s\n", markOf(w, e.Outcome), e.Check, rounded(e.Took), printable(e.Detail))
 	}
 	_ = out.Flush() // to standard output
-	fmt.Fprintf(w, "\n%d of %d checks hold\n", holds, len(all))
+	fmt.Fprintf(w, "\n%d of %d checks hold; at their pace they are at work for %.2f %% of the time\n", holds, len(all), 100*share)
 }
 
 func rounded(d time.Duration) time.Duration {

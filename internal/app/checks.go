@@ -19,13 +19,18 @@ import (
 	"slices"
 	"time"
 
+	"filippo.io/age"
+
 	"strongroom/internal/actor"
 	"strongroom/internal/assurance"
+	"strongroom/internal/audit"
 	"strongroom/internal/check"
 	"strongroom/internal/config"
+	"strongroom/internal/customer"
 	"strongroom/internal/db"
 	"strongroom/internal/edge"
 	"strongroom/internal/keyring"
+	"strongroom/internal/vault"
 )
 
 // rooms are the owners of claims that this version has.
@@ -38,6 +43,9 @@ func (s *Server) openAssurance(mux *http.ServeMux) (err error) {
 	checks = append(checks, h.checks()...)
 	checks = append(checks, h.riskChecks()...)
 	checks = append(checks, s.reportCheck())
+	checks = append(checks, h.identityChecks()...)
+	checks = append(checks, s.clientChecks()...)
+	checks = append(checks, edge.FloodCheck(func() *edge.Server { return s.edge }, "app"))
 	checks = append(checks, check.Check{
 		ID: "net-listeners-as-declared", Version: 1, Every: time.Hour, Valid: 3 * time.Hour,
 		Says:     "The process listens where its settings say and nowhere else.",
@@ -120,6 +128,26 @@ func (h *House) checks() []check.Check {
 		h.of("audit-events-sequenced", "Every event has its place in the log within seconds.", 5*time.Minute, time.Hour,
 			func(ctx context.Context, h *House) check.Observation { return h.Trail.CheckSequenced(ctx) },
 			statements(`DELETE FROM event_leaf WHERE idx = 0`)),
+		h.of("audit-search-finds", "A search finds what is in the log.", time.Hour, 3*time.Hour,
+			func(ctx context.Context, h *House) check.Observation { return h.Trail.CheckSearch(ctx) },
+			statements(`DELETE FROM event_search`)),
+		h.of("audit-clock", "The clock that events are dated by agrees with evidence that NTP does not touch, and the log's times are in its order.", 10*time.Minute, time.Hour,
+			func(ctx context.Context, h *House) check.Observation { return h.Trail.CheckClock(ctx) },
+			statements(`UPDATE log_checkpoint SET made_at = made_at + 86400000000 WHERE size = (SELECT MAX(size) FROM log_checkpoint)`)),
+		{
+			ID: "audit-alteration-noticed", Version: 1, Every: time.Hour, Valid: 3 * time.Hour,
+			Says: "An altered copy of an event, or of what proves it, is noticed.",
+			Run:  func(ctx context.Context) check.Observation { return h.Trail.CheckDetector(ctx, h.Trail.Detects) },
+			Sabotage: func(ctx context.Context) check.Observation { // a detector that sees nothing
+				return h.Trail.CheckDetector(ctx, func(audit.Proof) error { return nil })
+			},
+		},
+		h.of("keys-rotation-opens", "A key gets a new version, and what the old one sealed still opens.", 24*time.Hour, 72*time.Hour,
+			func(ctx context.Context, h *House) check.Observation { return h.Vault.CheckRotation(ctx) },
+			statements(`CREATE TRIGGER lose AFTER INSERT ON data_key BEGIN DELETE FROM data_key WHERE customer_id = NEW.customer_id AND version < NEW.version; END`)),
+		h.of(vault.CheckRecordsID, "Every record opens under its customer's key: some at each run, until all had their turn.", 10*time.Minute, time.Hour,
+			func(ctx context.Context, h *House) check.Observation { return h.Vault.CheckRecords(ctx) },
+			damageRecord),
 		h.of("keys-within-schedule", "No key that seals is older than its schedule allows.", time.Hour, 3*time.Hour,
 			func(ctx context.Context, h *House) check.Observation { return h.Ring.CheckSchedule(ctx) },
 			statements(`UPDATE service_key SET made_at = 0`)),
@@ -161,6 +189,30 @@ func (h *House) checks() []check.Check {
 	}
 }
 
+// damageRecord writes a customer's record and flips a bit of what is stored of it.
+func damageRecord(ctx context.Context, h *House) error {
+	owner := customer.NewID()
+	by := actor.Actor{Kind: actor.Customer, ID: string(owner), Scope: "read write"}
+	if err := h.DB.Update(ctx, func(tx *db.Tx) error {
+		_, err := h.Ring.CreateCustomer(ctx, tx, by, owner)
+		return err
+	}); err != nil {
+		return err
+	}
+	if _, _, err := h.Vault.Put(ctx, by, owner, vault.Ref{Collection: "profile", Key: "main"}, []byte(`{"given_name":"Ada","family_name":"Lovelace","date_of_birth":"1985-12-10","email":"ada@example.com","country":"GB"}`), vault.Condition{}); err != nil {
+		return err
+	}
+	return h.DB.Update(ctx, func(tx *db.Tx) error {
+		var sealed []byte
+		if err := tx.QueryRow(ctx, `SELECT sealed FROM record WHERE customer_id = $1`, string(owner)).Scan(&sealed); err != nil {
+			return err
+		}
+		sealed[len(sealed)-1] ^= 1
+		_, err := tx.Exec(ctx, `UPDATE record SET sealed = $1 WHERE customer_id = $2`, sealed, string(owner))
+		return err
+	})
+}
+
 // inScratch makes an installation in a folder that is thrown away, damages it, and runs a check on it.
 func inScratch(ctx context.Context, damage func(context.Context, *House) error, run func(context.Context, *House) check.Observation) (seen check.Observation) {
 	broken := func(err error) check.Observation {
@@ -172,10 +224,20 @@ func inScratch(ctx context.Context, damage func(context.Context, *House) error, 
 	}
 	defer os.RemoveAll(dir)
 	c := config.ForDev(dir)
+	// A root key without a passphrase, whose making slow would be all that takes time here.
+	root, err := age.GenerateX25519Identity()
+	if err != nil {
+		return broken(err)
+	}
+	c.RootKey = config.RootKey{URL: "age://" + filepath.Join(dir, "scratch.key")}
+	if err := os.WriteFile(filepath.Join(dir, "scratch.key"), []byte(root.String()+"\n"), 0o600); err != nil {
+		return broken(err)
+	}
 	if err := errors.Join(c.Resolve(), Init(ctx, c)); err != nil {
 		return broken(err)
 	}
 	by := actor.OfSystem("sabotage")
+	ctx = actor.With(ctx, by)
 	h, err := openHouse(ctx, c, by, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return broken(err)

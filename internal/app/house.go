@@ -30,6 +30,7 @@ import (
 	"strongroom/internal/events"
 	"strongroom/internal/finding"
 	"strongroom/internal/id"
+	"strongroom/internal/identity"
 	"strongroom/internal/jobs"
 	"strongroom/internal/keyring"
 	_ "strongroom/internal/keyring/kms" // the key-management services that root_key.url may name
@@ -82,6 +83,7 @@ type House struct {
 	Jobs      *jobs.Runner
 	Vault     *vault.Vault
 	Metrics   *prometheus.Registry
+	login     *identity.Identity // nil in a house without doors
 
 	root keyring.Root
 	two  keyring.Root // the second root key, while the root moves; the keyring closes it

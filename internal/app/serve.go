@@ -169,7 +169,7 @@ func (s *Server) rooms(o Options) (http.Handler, error) {
 	surface := api.New(mux, id, api.Options{Title: "Strongroom", Version: o.Version, Log: h.log})
 	id.Register(surface)
 	id.RegisterOAuth(mux)
-	s.identity = id
+	s.identity, h.login = id, id
 	mux.Handle("POST "+identity.ReceiptPath+"{provider}", id.Receipts())
 	h.Vault.Register(surface)
 	s.records = h.Vault

@@ -101,6 +101,16 @@ type Assurance struct {
 
 	running sync.Mutex // one round at a time: a check may use the machine
 	told    bool       // the findings are what the claims were at the last settling; guarded by running
+
+	mu     sync.Mutex
+	latest map[string]run // the newest event of each check, as the trail has it
+	read   int64          // up to when the trail was read for them, Unix microseconds
+}
+
+// run is an event of the trail that says that a check was run.
+type run struct {
+	event, resource string
+	at              int64 // Unix microseconds
 }
 
 // New returns the assurance of an installation. It fails when a check is declared twice, or a claim names
@@ -116,7 +126,7 @@ func New(o Options) (*Assurance, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &Assurance{o: o, claims: claims, checks: make(map[string]check.Check),
+	a := &Assurance{o: o, claims: claims, checks: make(map[string]check.Check), latest: make(map[string]run),
 		states: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "strongroom_claim_state", Help: "1 for the state that a claim is in.",
 		}, []string{"claim", "state"})}
@@ -140,7 +150,8 @@ type Evidence struct {
 	ObservedAt time.Time     `json:"observed_at"`
 	ValidUntil time.Time     `json:"valid_until"`
 	Took       time.Duration `json:"took_ns"`
-	Event      string        `json:"event"` // of the trail
+	Every      time.Duration `json:"every_ns,omitempty"` // how often the check is run; 0 when it is not known
+	Event      string        `json:"event"`              // of the trail
 	check.Observation
 }
 
@@ -191,7 +202,7 @@ func (a *Assurance) Run(ctx context.Context, by actor.Actor, names []string) ([]
 	defer a.running.Unlock()
 	var all []Evidence
 	for _, name := range names {
-		e, err := a.one(ctx, a.checks[name])
+		e, err := a.one(ctx, by, a.checks[name])
 		if err != nil {
 			return all, err
 		}
@@ -242,12 +253,12 @@ func cut(s string) string {
 // name no person. Who asked for a run has an event of their own.
 var system = actor.OfSystem("job:" + JobName)
 
-// one runs a check and writes its evidence and the event of it.
-func (a *Assurance) one(ctx context.Context, c check.Check) (Evidence, error) {
+// one runs a check, whose deeds are of whoever asked for it, and writes its evidence and the event of it.
+func (a *Assurance) one(ctx context.Context, by actor.Actor, c check.Check) (Evidence, error) {
 	began := a.o.Clock.Now()
-	e := Evidence{ID: id.New("ev"), Check: c.ID, Version: c.Version, ObservedAt: began, ValidUntil: began.Add(c.Valid), Event: audit.NewID()}
+	e := Evidence{ID: id.New("ev"), Check: c.ID, Version: c.Version, ObservedAt: began, ValidUntil: began.Add(c.Valid), Every: c.Every, Event: audit.NewID()}
 	started := time.Now()
-	e.Observation = observe(ctx, c.Run)
+	e.Observation = observe(actor.With(ctx, by), c.Run)
 	e.Took = time.Since(started)
 	if err := ctx.Err(); err != nil {
 		return e, err // stopped: nothing was found out, and that says nothing of the system
@@ -313,7 +324,7 @@ func (a *Assurance) due(ctx context.Context) error {
 	}
 	slices.Sort(names)
 	for _, name := range names {
-		if _, err := a.one(ctx, a.checks[name]); err != nil {
+		if _, err := a.one(ctx, system, a.checks[name]); err != nil {
 			return err
 		}
 	}
@@ -346,7 +357,55 @@ func (a *Assurance) vouched(ctx context.Context, tx *db.Tx) (map[string]Evidence
 			newest[name] = e
 		}
 	}
-	return newest, nil
+	return newest, a.missed(ctx, tx, newest)
+}
+
+// overlap is how long after it was made an event may become findable.
+const overlap = 10 * time.Minute
+
+// missed finds checks whose newest run, by the trail, has no evidence any more: somebody took away what a check
+// saw, so that an older observation would count.
+func (a *Assurance) missed(ctx context.Context, tx *db.Tx, newest map[string]Evidence) error {
+	now := clock.Micros(a.o.Clock.Now())
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	since := a.read - overlap.Microseconds()
+	if a.read == 0 {
+		var longest time.Duration // what is older has expired
+		for _, c := range a.checks {
+			longest = max(longest, c.Valid)
+		}
+		since = now - longest.Microseconds()
+	}
+	err := a.o.Trail.Since(ctx, tx, ActionCheck, since, func(event, resource string, at int64) {
+		_, name, _ := strings.Cut(resource, " ")
+		if name, _, _ = strings.Cut(name, " "); a.latest[name].at < at {
+			a.latest[name] = run{event, resource, at}
+		}
+	})
+	if err != nil {
+		return err
+	}
+	a.read = now
+	for name, r := range a.latest {
+		e, there := newest[name]
+		if !there || e.Event == r.event || e.Outcome != check.Holds {
+			continue
+		}
+		there, err := hasEvidence(ctx, tx, name, r.event)
+		if err == nil && !there {
+			there, err = a.o.Trail.Vouches(ctx, tx, r.event, ActionCheck, r.resource)
+			there = !there // an event that Strongroom did not write says nothing
+		}
+		if err != nil {
+			return err
+		}
+		if !there {
+			e.Observation = check.Undecided("", "The trail knows of a newer run, whose evidence is gone.")
+			newest[name] = e
+		}
+	}
+	return nil
 }
 
 // judge says what the evidence makes of a claim.
@@ -529,7 +588,10 @@ func (a *Assurance) Sabotage(ctx context.Context, names []string, progress func(
 		if !ok {
 			return problem.New(problem.NotFound, "check-not-found", "There is no check %q; `strongroom claims` lists them.", name)
 		}
-		progress(name, observe(ctx, c.Sabotage))
+		a.running.Lock() // the checks of the system itself must not meet what is broken here
+		seen := observe(ctx, c.Sabotage)
+		a.running.Unlock()
+		progress(name, seen)
 		if err := ctx.Err(); err != nil {
 			return err
 		}

@@ -21,7 +21,7 @@ import (
 
 var operator = actor.OfSystem("cli:test")
 
-// house is an assurance with two checks of one claim, ENC-1, whose outcomes the test sets.
+// house is an assurance with the checks of one claim, ENC-1, whose outcomes the test sets.
 type house struct {
 	*Assurance
 	clock    *clock.Manual
@@ -43,7 +43,7 @@ func (h *house) Clear(_ context.Context, kind, subject string) error {
 func newHouse(t *testing.T, d *db.DB) *house {
 	t.Helper()
 	h := &house{clock: clock.NewManual(time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)),
-		outcomes: map[string]check.Outcome{"storage-no-plaintext": check.Holds, "vault-canary-opens": check.Holds}}
+		outcomes: map[string]check.Outcome{"storage-no-plaintext": check.Holds, "vault-canary-opens": check.Holds, "vault-records-open": check.Holds}}
 	keys := keyringtest.Open(t, d)
 	h.trail = audit.New(d, keys, audit.Options{Clock: h.clock})
 	var checks []check.Check
@@ -59,7 +59,7 @@ func newHouse(t *testing.T, d *db.DB) *house {
 		})
 	}
 	var err error
-	h.Assurance, err = New(Options{DB: d, Trail: h.trail, Checks: checks, Rooms: []string{"vault", "edge"}, Findings: h, Keys: keys, Program: "strongroom test", Clock: h.clock})
+	h.Assurance, err = New(Options{DB: d, Trail: h.trail, Checks: checks, Rooms: []string{"vault", "edge", "deploy"}, Findings: h, Keys: keys, Program: "strongroom test", Clock: h.clock})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -98,11 +98,11 @@ func TestStates(t *testing.T) {
 		if got := h.state(t, "KYC-1").State; got != Grey {
 			t.Errorf("a claim of a room that is not there is %s", got)
 		}
-		if got := h.state(t, "DOS-1").State; got != Amber {
+		if got := h.state(t, "OPS-1").State; got != Amber {
 			t.Errorf("a claim that nothing watches is %s", got)
 		}
 		run("storage-no-plaintext")
-		expect("after one of two checks", Amber)
+		expect("after one of the checks", Amber)
 		run()
 		expect("when all hold", Green)
 		h.outcomes["vault-canary-opens"] = check.Fails
@@ -336,4 +336,45 @@ func BenchmarkPage(b *testing.B) {
 			}
 		})
 	}
+}
+
+// Somebody who takes a red observation away does not make the older, green one count.
+func TestTakenAway(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		h := newHouse(t, d)
+		run := func() {
+			t.Helper()
+			if _, err := h.Run(t.Context(), operator, nil); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := h.trail.Sequence(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if err := h.trail.IndexAll(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		run()
+		h.clock.Advance(time.Minute)
+		h.outcomes["vault-canary-opens"] = check.Fails
+		run()
+		if s := h.state(t, "ENC-1"); s.State != Red {
+			t.Fatalf("ENC-1 is %s (%s)", s.State, s.Why)
+		}
+		if err := d.Update(t.Context(), func(tx *db.Tx) error {
+			_, err := tx.Exec(t.Context(), `DELETE FROM evidence WHERE outcome = $1`, "fails")
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		if s := h.state(t, "ENC-1"); s.State != Amber || !strings.Contains(s.Why, "evidence is gone") {
+			t.Errorf("without the red observation ENC-1 is %s (%s)", s.State, s.Why)
+		}
+		h.clock.Advance(time.Minute)
+		h.outcomes["vault-canary-opens"] = check.Holds
+		run()
+		if s := h.state(t, "ENC-1"); s.State != Green {
+			t.Errorf("after a new run ENC-1 is %s (%s)", s.State, s.Why)
+		}
+	})
 }

@@ -69,6 +69,13 @@ func queryEvidence(ctx context.Context, tx *db.Tx, query string, args ...any) (a
 	return all, rows.Err()
 }
 
+// hasEvidence reports whether the evidence of a check's run is there, by the event of the run.
+func hasEvidence(ctx context.Context, tx *db.Tx, name, event string) (bool, error) {
+	var n int64
+	err := tx.QueryRow(ctx, `SELECT COUNT(*) FROM evidence WHERE check_id = $1 AND event_id = $2`, name, event).Scan(&n)
+	return n > 0, err
+}
+
 // Change is one change of a claim's state.
 type Change struct {
 	Claim string    `json:"claim"`

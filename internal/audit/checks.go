@@ -3,10 +3,12 @@ package audit
 import (
 	"context"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"golang.org/x/mod/sumdb/tlog"
 
+	"strongroom/internal/actor"
 	"strongroom/internal/check"
 	"strongroom/internal/clock"
 	"strongroom/internal/db"
@@ -163,4 +165,82 @@ func (t *Trail) Vouches(ctx context.Context, tx *db.Tx, event, action, resource 
 		return false, err
 	}
 	return p.action == action && p.resource == resource && t.authentic(&p.row, p.appendLeaf(nil)) == nil, nil
+}
+
+// Since calls each with the events of an action that are findable and were made at a time, in Unix microseconds,
+// or later; the newest comes first. It leaves no event, and the rows are as the database has them: Vouches says
+// of one whether Strongroom wrote it.
+func (t *Trail) Since(ctx context.Context, tx *db.Tx, action string, since int64, each func(event, resource string, madeAt int64)) error {
+	rows, err := tx.Query(ctx, `
+		SELECT e.id, e.resource, s.made_at FROM event_search s JOIN event e ON e.id = s.event_id
+		WHERE s.action = $1 AND s.action <> 0 AND s.made_at >= $2 AND e.action = $3
+		ORDER BY s.made_at DESC, s.idx DESC`, term("action", action), since, action)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var event, resource string
+		var madeAt int64
+		if err := rows.Scan(&event, &resource, &madeAt); err != nil {
+			return err
+		}
+		each(event, resource, madeAt)
+	}
+	return rows.Err()
+}
+
+// searched is how many events CheckSearch looks for.
+const searched = 5
+
+// CheckSearch takes events at random and searches for each, which has to find it.
+func (t *Trail) CheckSearch(ctx context.Context) check.Observation {
+	did := "took events at random from the log and searched for each by what was done and when"
+	type wanted struct {
+		id, action string
+		madeAt     int64
+	}
+	var all []wanted
+	for range 2 {
+		err := t.db.View(ctx, func(tx *db.Tx) error {
+			all = nil
+			indexed, err := selectIndexed(ctx, tx)
+			if err != nil || indexed == 0 {
+				return err
+			}
+			for range searched {
+				var w wanted
+				err := tx.QueryRow(ctx, `
+					SELECT e.id, e.action, e.made_at FROM event_leaf l JOIN event e ON e.id = l.event_id
+					WHERE l.idx < $1 AND l.idx >= $2 ORDER BY l.idx LIMIT 1`, indexed, rand.Int64N(indexed)).Scan(&w.id, &w.action, &w.madeAt)
+				if err != nil {
+					return err
+				}
+				all = append(all, w)
+			}
+			return nil
+		})
+		if err != nil {
+			return check.Undecided(did, "The events could not be read: %v", err)
+		}
+		if len(all) > 0 {
+			break
+		}
+		if err := t.IndexAll(ctx); err != nil { // a log that has just begun
+			return check.Undecided(did, "No event is findable yet: %v", err)
+		}
+	}
+	if len(all) == 0 {
+		return check.Undecided(did, "The log is empty.")
+	}
+	for _, w := range all {
+		page, err := t.Search(nil).Run(ctx, actor.From(ctx), Query{Action: w.action, From: w.madeAt, To: w.madeAt + 1}, Ask{Limit: 500})
+		if err != nil {
+			return check.Undecided(did, "The trail could not be searched: %v", err)
+		}
+		if !slices.ContainsFunc(page.Events, func(f Found) bool { return f.ID == w.id }) {
+			return check.Failed(did, "The event %s is in the log, and a search does not find it.", w.id)
+		}
+	}
+	return check.Held(did, "%d of %d events were found.", len(all), len(all)).With("sample", len(all))
 }

@@ -83,6 +83,9 @@ const blockSize = 4
 // number and by the totals alone: what happens in their country or to their neighbours' numbers must not
 // keep them out.
 func (i *Identity) budgets(s starter) []budget {
+	if isUnreal(s.number) {
+		return nil // nothing is sent
+	}
 	all := []budget{{"messages", string(s.class), s.share(int64(i.Limits.Daily)), 1, 1}}
 	if i.Limits.Spend.Daily > 0 {
 		all = append(all, budget{"spend", string(s.class), s.share(i.Limits.Spend.Daily), i.messagePrice(s), 2 * i.Limits.Spend.dearest()})

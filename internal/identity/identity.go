@@ -189,6 +189,7 @@ type Identity struct {
 	stale    chan rehashing
 	writing  chan struct{}
 	denials  *denials
+	caught   caught // messages to the honey customer
 	metrics  *metrics
 	rows     rows
 	route    *sms.Route // the Sender, when it is one of several providers

@@ -35,8 +35,13 @@ func (i *Identity) StartLoginBy(ctx context.Context, by actor.Actor, method Meth
 	if err != nil {
 		return Started{}, errInvalidPhone
 	}
+	return i.beginLogin(ctx, by, method, e164, private)
+}
+
+// beginLogin is StartLoginBy for a number in E.164.
+func (i *Identity) beginLogin(ctx context.Context, by actor.Actor, method Method, e164 string, private secret.Value) (_ Started, err error) {
 	began := time.Now()
-	s := starter{class: stranger, number: e164, key: by.Key, from: network(by.Address), silent: method != BySMS}
+	s := starter{class: stranger, number: e164, key: by.Key, from: network(by.Address), silent: method != BySMS || isUnreal(e164)}
 	var ask Started
 	if method == ByPasskey {
 		if i.passkeys == nil {

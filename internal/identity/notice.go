@@ -89,15 +89,7 @@ func (i *Identity) postNotice(ctx context.Context, tx *db.Tx, c customer.ID, num
 	if err := putCounter(ctx, tx, keys, count, rate.Per); err != nil || !room {
 		return err
 	}
-	row := outboxRow{id: id.New("sms"), next: clock.Micros(now), expires: clock.Micros(now.Add(noticeDelivery))}
-	if row.sealed, err = i.sealBlank("sms_outbox", row.id, letter{To: number, Text: text, Customer: c, Known: true, Made: clock.Micros(now)}); err != nil {
-		return err
-	}
-	if err := insertOutbox(ctx, tx, row); err != nil {
-		return err
-	}
-	tx.AfterCommit(func() { i.Wake(JobMessages) })
-	return nil
+	return i.postFor(ctx, tx, letter{To: number, Text: text, Customer: c, Known: true}, noticeDelivery, now)
 }
 
 // openOwn opens what is sealed under a customer's key.

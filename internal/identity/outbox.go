@@ -41,8 +41,19 @@ const (
 // post writes a letter into the outbox within the transaction of the deed that it tells of. It leaves
 // after the commit.
 func (i *Identity) post(ctx context.Context, tx *db.Tx, l letter, now time.Time) error {
+	return i.postFor(ctx, tx, l, CodeLifetime, now)
+}
+
+// postFor is post for a letter that may wait so long. What is for a number that no telephone has is kept for
+// the check that asked for it, and a blank goes out in its place.
+func (i *Identity) postFor(ctx context.Context, tx *db.Tx, l letter, life time.Duration, now time.Time) error {
+	if isUnreal(l.To) {
+		mail := l
+		tx.AfterCommit(func() { i.caught.put(mail) })
+		l = letter{}
+	}
 	l.Made = clock.Micros(now)
-	row := outboxRow{id: id.New("sms"), next: clock.Micros(now), expires: clock.Micros(now.Add(CodeLifetime))}
+	row := outboxRow{id: id.New("sms"), next: clock.Micros(now), expires: clock.Micros(now.Add(life))}
 	var err error
 	if row.sealed, err = i.sealBlank("sms_outbox", row.id, l); err != nil {
 		return err

@@ -16,6 +16,7 @@ var swaps = map[string]string{
 	"device":        `UPDATE device SET name = $1 WHERE customer_id = $2 AND name = $3`,
 	"factor":        `UPDATE factor SET sealed = $1 WHERE customer_id = $2 AND sealed = $3`,
 	"device_trust":  `UPDATE device_trust SET number = $1 WHERE customer_id = $2 AND number = $3`,
+	"honey":         `UPDATE honey SET sealed = $1 WHERE customer_id = $2 AND sealed = $3`,
 	"number_change": `UPDATE number_change SET phone = $1 WHERE customer_id = $2 AND phone = $3`,
 }
 
@@ -37,6 +38,8 @@ func (Resealer) Stale(ctx context.Context, tx *db.Tx, c customer.ID, header []by
 		SELECT 'factor', id, sealed FROM factor WHERE customer_id = $1 AND substr(sealed, 1, 5) <> $2
 		UNION ALL
 		SELECT 'device_trust', device_id, number FROM device_trust WHERE customer_id = $1 AND length(number) > 0 AND substr(number, 1, 5) <> $2
+		UNION ALL
+		SELECT 'honey', 'honey', sealed FROM honey WHERE customer_id = $1 AND substr(sealed, 1, 5) <> $2
 		UNION ALL
 		SELECT 'number_change', 'phone', phone FROM number_change WHERE customer_id = $1 AND substr(phone, 1, 5) <> $2
 		LIMIT $3`, string(c), header, limit)
