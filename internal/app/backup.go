@@ -57,7 +57,8 @@ type backups struct {
 	taking  sync.Mutex
 	open    *backup.Backup
 	all     []*backup.Repository
-	whole   bool // every repository was opened
+	whole   bool      // every repository was opened
+	since   time.Time // when the server's jobs began; zero without
 	program string
 }
 
@@ -82,7 +83,7 @@ func (h *House) backup(ctx context.Context) (*backup.Backup, error) {
 		DB: h.DB, Keys: h.Ring, Trail: h.Trail, Findings: h.Findings, Taking: &b.taking,
 		Folder: filepath.Join(h.Config.Data, "backup-memory"), Media: c.Media, Files: h.settingsFiles,
 		Program: cmp.Or(b.program, builtFrom()), Label: c.Label, Jurisdiction: c.Jurisdiction, Clock: clock.System, Log: h.log,
-		Schedule: schedule(c), Retention: backup.Retention(c.Retention),
+		Schedule: schedule(c), Retention: backup.Retention(c.Retention), Regions: c.AllowedRegions, Since: b.since,
 	}
 	var err error
 	if options.Recovery, err = c.RecoveryRecipients(); err != nil {
@@ -151,7 +152,7 @@ func (h *House) backupJobs() error {
 			return nil // the first snapshot is yet to come
 		}
 		return err
-	}) {
+	}, h.Jobs.Wake) {
 		h.Jobs.Add(job)
 	}
 	return nil
@@ -321,16 +322,25 @@ func (o operator) BackupRunbook(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	c := o.house.Config
-	facts := backup.Facts{Data: c.Data, Engine: o.house.DB.Engine().String(), Root: "the local root key " + c.RootKey.File}
+	facts, err := o.house.backupFacts()
+	if err != nil {
+		return "", err
+	}
+	return b.Runbook(ctx, o.by, facts)
+}
+
+// backupFacts are what the recovery guide says of this house.
+func (h *House) backupFacts() (backup.Facts, error) {
+	c := h.Config
+	facts := backup.Facts{Data: c.Data, Engine: h.DB.Engine().String(), Root: "the local root key " + c.RootKey.File}
 	if c.RootKey.URL != "" {
 		u, err := url.Parse(c.RootKey.URL)
 		if err != nil {
-			return "", err
+			return facts, err
 		}
 		facts.Root = "the key at the key-management service " + u.Scheme + "://" + u.Host
 	}
-	return b.Runbook(ctx, o.by, facts)
+	return facts, nil
 }
 
 func (o operator) BackupPrune(ctx context.Context) (backup.Pruned, error) {

@@ -19,6 +19,7 @@ import (
 	"strongroom/internal/actor"
 	"strongroom/internal/audit"
 	"strongroom/internal/backup"
+	"strongroom/internal/clock"
 	"strongroom/internal/config"
 	"strongroom/internal/customer"
 	"strongroom/internal/db"
@@ -305,7 +306,7 @@ func (r *restoration) finish(ctx context.Context, options db.Options, memory str
 	if r.adopt != nil {
 		event.Reason = "recovery-key"
 	}
-	err = h.Trail.Do(ctx, r.by, event, func(*db.Tx, *audit.Event) error { return nil })
+	err = h.Trail.Do(ctx, r.by, event, func(tx *db.Tx, _ *audit.Event) error { return backup.Leave(ctx, tx, clock.System.Now()) })
 	return erased, errors.Join(err, h.settle(ctx))
 }
 

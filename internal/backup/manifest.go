@@ -25,6 +25,8 @@ type header struct {
 	// keys (age).
 	Server   []byte `json:"server"`
 	Recovery []byte `json:"recovery,omitempty"`
+	// RecoveryOf is the digest of the recipients that Recovery is sealed to.
+	RecoveryOf string `json:"recovery_of,omitempty"`
 }
 
 // Manifest says what one part of a snapshot consists of. It is stored encrypted, and signed.

@@ -17,6 +17,9 @@ type Facts struct {
 	Root   string // where the root key is
 }
 
+// noneCounts is what the guide says when there is nothing to restore.
+const noneCounts = "NONE COUNTS"
+
 //go:embed runbook.txt
 var runbookText string
 
