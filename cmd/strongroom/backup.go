@@ -316,7 +316,7 @@ func newBackupRestore() *cobra.Command {
 	var ask app.RestoreRequest
 	var asJSON bool
 	var customer, recovery, endpoint, region string
-	var repositories []string
+	var repositories, manifestKeys []string
 	cmd := &cobra.Command{
 		Use:   "restore --to FOLDER|postgres://…",
 		Short: "Restore a snapshot: the whole, the trail alone, or one customer; or everything after a loss",
@@ -329,7 +329,8 @@ With --customer it writes one customer's records as of the snapshot to the file 
 object a line; the live database is not touched.
 
 With --recovery-key and --repository (once for each, data and keys) it needs nothing else: it makes a new
-root key in the folder (--to, or --data when --to is PostgreSQL). Credentials for S3 are then taken from
+root key in the folder (--to, or --data when --to is PostgreSQL). With --manifest-key, from the recovery guide, or
+lines "# manifest key: KEY" in the recovery key's file, it refuses copies that these keys did not sign. Credentials for S3 are then taken from
 AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -346,7 +347,7 @@ AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.`,
 					return o.BackupRestore(cmd.Context(), ask, bar.update)
 				}, printRestored)
 			}
-			c := app.RecoverRequest{RestoreRequest: ask, Data: ask.To, KeyFile: recovery}
+			c := app.RecoverRequest{RestoreRequest: ask, Data: ask.To, KeyFile: recovery, ManifestKeys: manifestKeys}
 			if strings.Contains(ask.To, "://") {
 				if !cmd.Flags().Changed("data") {
 					return errors.New("--data is missing: name the folder for the settings and the new root key")
@@ -378,6 +379,7 @@ AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.`,
 			if err := printRestored(cmd.OutOrStdout(), report); err != nil {
 				return err
 			}
+			printSigner(cmd.OutOrStdout(), report)
 			_, err = fmt.Fprintf(cmd.OutOrStdout(), "A new root key and its passphrase are in %s: move the passphrase to where secrets live, and keep copies apart.\n", c.Data)
 			return err
 		},
@@ -392,10 +394,22 @@ AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.`,
 	f.StringVar(&ask.Environment, "environment", "", "with --force: the environment, typed once more")
 	f.StringVar(&recovery, "recovery-key", "", "file of the recovery key, when the root key is lost")
 	f.StringArrayVar(&repositories, "repository", nil, "with --recovery-key: folder, file:///… or s3://bucket/prefix")
+	f.StringArrayVar(&manifestKeys, "manifest-key", nil, "with --recovery-key: public key that must have signed the copies, from the recovery guide")
 	f.StringVar(&endpoint, "s3-endpoint", "", "with --recovery-key: address of an S3 server that is not Amazon's")
 	f.StringVar(&region, "s3-region", "eu-central-1", "with --recovery-key: region of the buckets")
 	f.BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
+}
+
+// printSigner says what is known of who made the copies.
+func printSigner(w io.Writer, r app.RestoreReport) {
+	if r.Pinned {
+		fmt.Fprintf(w, "✓ The manifests are signed by %s, as you asked.\n", r.SignedBy)
+		return
+	}
+	fmt.Fprintf(w, `✗ NOT CHECKED: who made these copies. The manifests are signed by %s, a key that came with them.
+  Compare it with the printed recovery guide; with --manifest-key another one is refused.
+`, r.SignedBy)
 }
 
 func repositoryOf(url string, i int, endpoint, region string) (backup.RepositoryOptions, error) {

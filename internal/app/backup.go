@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"filippo.io/age"
+	"golang.org/x/mod/sumdb/note"
 
 	"strongroom/internal/actor"
 	"strongroom/internal/backup"
@@ -196,12 +197,12 @@ func (h *House) settingsFiles() (map[string][]byte, error) {
 const recoveryFile = "recovery.key"
 
 // makeDevRecovery gives a development installation repositories and a recovery key.
-func makeDevRecovery(c *config.Config) error {
+func makeDevRecovery(c *config.Config, signers []string) error {
 	if c.Environment != config.Dev || len(c.Backup.Repositories) > 0 {
 		return nil
 	}
 	path := filepath.Join(c.Data, recoveryFile)
-	recipient, err := MakeRecoveryKey(path)
+	recipient, err := MakeRecoveryKey(path, signers...)
 	if errors.Is(err, fs.ErrExist) { // left by an init that was cut short
 		var identity *age.HybridIdentity
 		if identity, err = readHybrid(path); err == nil {
@@ -216,8 +217,9 @@ func makeDevRecovery(c *config.Config) error {
 }
 
 // MakeRecoveryKey writes a new recovery key to a file that is not there yet, mode 0600, and returns the
-// recipient for backup.recipients. It is a post-quantum hybrid key (ML-KEM-768 with X25519) of age.
-func MakeRecoveryKey(path string) (recipient string, err error) {
+// recipient for backup.recipients. It is a post-quantum hybrid key (ML-KEM-768 with X25519) of age. With the
+// verifier keys of signers, a restore with it takes only what these signed.
+func MakeRecoveryKey(path string, signers ...string) (recipient string, err error) {
 	if _, err := os.Lstat(path); err == nil {
 		return "", fmt.Errorf("%s: %w; it is not replaced, because what it opens would be lost", path, fs.ErrExist)
 	}
@@ -228,6 +230,9 @@ func MakeRecoveryKey(path string) (recipient string, err error) {
 	recipient = identity.Recipient().String()
 	text := fmt.Sprintf("# Recovery key of Strongroom, made %s. Keep it offline: with the repositories it opens everything.\n# public key: %s\n%s\n",
 		clock.System.Now().UTC().Format(time.RFC3339), recipient, identity)
+	for _, key := range signers {
+		text += manifestKeyLine + key + "\n"
+	}
 	return recipient, writeFile(path, text)
 }
 
@@ -242,6 +247,36 @@ func readHybrid(path string) (*age.HybridIdentity, error) {
 		}
 	}
 	return nil, fmt.Errorf("%s holds no post-quantum key of age", path)
+}
+
+// manifestKeyLine begins a line of a recovery key's file that names a key that signs manifests. For age it is a
+// comment.
+const manifestKeyLine = "# manifest key: "
+
+// manifestKeys returns the verifiers of those that a recovery key's file and the list name; nil when there are
+// none.
+func manifestKeys(path string, list []string) (note.Verifiers, error) {
+	text, err := (config.Secret{File: path}).Read()
+	if err != nil {
+		return nil, err
+	}
+	for line := range strings.Lines(string(text.Reveal())) {
+		if key, ok := strings.CutPrefix(strings.TrimSpace(line), manifestKeyLine); ok {
+			list = append(list, key)
+		}
+	}
+	var all []note.Verifier
+	for _, key := range list {
+		v, err := note.NewVerifier(strings.TrimSpace(key))
+		if err != nil {
+			return nil, fmt.Errorf("%q is no manifest key: write it as the recovery guide has it, NAME+HASH+KEY", key)
+		}
+		all = append(all, v)
+	}
+	if len(all) == 0 {
+		return nil, nil
+	}
+	return note.VerifierList(all...), nil
 }
 
 func readIdentities(path string) ([]age.Identity, error) {
@@ -322,7 +357,7 @@ func (o operator) BackupRunbook(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	facts, err := o.house.backupFacts()
+	facts, err := o.house.backupFacts(ctx)
 	if err != nil {
 		return "", err
 	}
@@ -330,9 +365,13 @@ func (o operator) BackupRunbook(ctx context.Context) (string, error) {
 }
 
 // backupFacts are what the recovery guide says of this house.
-func (h *House) backupFacts() (backup.Facts, error) {
+func (h *House) backupFacts(ctx context.Context) (backup.Facts, error) {
 	c := h.Config
-	facts := backup.Facts{Data: c.Data, Engine: h.DB.Engine().String(), Root: "the local root key " + c.RootKey.File}
+	signers, err := h.Ring.EvidenceKeys(ctx)
+	if err != nil {
+		return backup.Facts{}, err
+	}
+	facts := backup.Facts{Signers: signers, Data: c.Data, Engine: h.DB.Engine().String(), Root: "the local root key " + c.RootKey.File}
 	if c.RootKey.URL != "" {
 		u, err := url.Parse(c.RootKey.URL)
 		if err != nil {

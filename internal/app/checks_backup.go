@@ -54,7 +54,7 @@ func (h *House) backupChecks() []check.Check {
 				`DELETE FROM log_checkpoint WHERE size > (SELECT size FROM log_head)`)),
 		h.ofCopies("backup-recoverable", "The guide to recovery is at hand and names every place, and the recovery keys open the copies.", 6*time.Hour, 24*time.Hour,
 			func(b *backup.Backup, ctx context.Context) check.Observation {
-				facts, err := h.backupFacts()
+				facts, err := h.backupFacts(ctx)
 				if err != nil {
 					return check.Undecided("", "The settings could not be read: %v", err)
 				}

@@ -24,6 +24,7 @@ import (
 	"strongroom/internal/customer"
 	"strongroom/internal/db"
 	"strongroom/internal/id"
+	"strongroom/internal/jobs"
 	"strongroom/internal/keyring"
 	"strongroom/internal/secret"
 	"strongroom/internal/vault"
@@ -46,6 +47,10 @@ type RestoreReport struct {
 	To       string `json:"to"`
 	Erased   int    `json:"erased"`             // customers who were erased since, and are erased again
 	Replaced string `json:"replaced,omitempty"` // file of the database that was there before; it is kept
+	// SignedBy is the key that signed the manifests, as its name and hash; Pinned says that it is one that whoever
+	// recovers has brought, and not one that came with the copies.
+	SignedBy string `json:"signed_by,omitempty"`
+	Pinned   bool   `json:"pinned"`
 }
 
 // onlyTrail are the tables of "audit" besides those of the keys.
@@ -81,7 +86,8 @@ type restoration struct {
 	by     actor.Actor
 	log    *slog.Logger
 	// adopt makes the restored keys open with root; nil when they do.
-	adopt func(ctx context.Context, d *db.DB) error
+	adopt    func(ctx context.Context, d *db.DB) error
+	signedBy string // the key that signed the manifests, once the restored keys are open
 }
 
 func (o operator) BackupRestore(ctx context.Context, ask RestoreRequest, progress backup.Progress) (RestoreReport, error) {
@@ -299,6 +305,9 @@ func (r *restoration) finish(ctx context.Context, options db.Options, memory str
 	if err := h.openDatabase(ctx, r.by, options); err != nil {
 		return 0, err
 	}
+	if r.signedBy, err = r.plan.Signed(h.Ring.EvidenceVerifiers()); err != nil {
+		return 0, fmt.Errorf("the restored installation did not make this copy: %w", err)
+	}
 	if erased, err = h.eraseAgain(ctx, r.by); err != nil {
 		return erased, err
 	}
@@ -367,8 +376,11 @@ func keysOf(m map[string][]byte) func(yield func(string) bool) {
 // RecoverRequest says how to restore on a machine that has nothing.
 type RecoverRequest struct {
 	RestoreRequest
-	Data         string // folder to make: settings, the new root key, and the database unless To is PostgreSQL
-	KeyFile      string // the recovery key
+	Data    string // folder to make: settings, the new root key, and the database unless To is PostgreSQL
+	KeyFile string // the recovery key
+	// ManifestKeys are verifier keys (C2SP signed-note), besides those that KeyFile names: the manifests must be
+	// signed by one of them. Without any, only the keys that come with the copies say who signed.
+	ManifestKeys []string
 	Repositories []backup.RepositoryOptions
 }
 
@@ -399,6 +411,15 @@ func Recover(ctx context.Context, ask RecoverRequest, log *slog.Logger, progress
 	}
 	if plan.KEKs == nil {
 		return report, errors.New("the copy of the keys holds nothing for a recovery key: none was named in backup.recipients when it was made")
+	}
+	known, err := manifestKeys(ask.KeyFile, ask.ManifestKeys)
+	if err != nil {
+		return report, err
+	}
+	if known != nil {
+		if _, err := plan.Signed(known); err != nil {
+			return report, fmt.Errorf("nothing was restored: %w; compare the keys with a later recovery guide", err)
+		}
 	}
 	c := config.Default()
 	if text := plan.Files[settingsPath]; text != nil {
@@ -435,19 +456,36 @@ func Recover(ctx context.Context, ask RecoverRequest, log *slog.Logger, progress
 	r.adopt = func(ctx context.Context, d *db.DB) error {
 		return keyring.Recover(ctx, d, r.root, plan.KEKs, identities...)
 	}
-	if !isPostgres(ask.To) {
-		return r.intoFolder(ctx, progress)
+	if isPostgres(ask.To) {
+		if report, err = r.intoPostgres(ctx, progress); err == nil {
+			err = r.writeSettings(&r.config)
+		}
+	} else {
+		report, err = r.intoFolder(ctx, progress)
 	}
-	if report, err = r.intoPostgres(ctx, progress); err != nil {
-		return report, err
-	}
-	return report, r.writeSettings(&r.config)
+	report.SignedBy, report.Pinned = r.signedBy, known != nil
+	return report, err
 }
 
 // scratchFolder is a fresh folder below the data folder, and what removes it.
 func (h *House) scratchFolder() (string, func() error, error) {
-	folder := filepath.Join(h.Config.Data, id.New("scratch"))
+	folder := filepath.Join(h.Config.Data, id.New(scratchPrefix))
 	return folder, func() error { return os.RemoveAll(folder) }, os.MkdirAll(folder, 0o700)
+}
+
+// scratchPrefix begins the names of scratch folders.
+const scratchPrefix = "scratch"
+
+// sweepScratch removes what a server that was killed left of a restore for practice. Whoever calls it holds the
+// lock of the data folder, so nobody uses one.
+func (h *House) sweepScratch() error {
+	left, err := filepath.Glob(filepath.Join(h.Config.Data, scratchPrefix+"_*"))
+	for _, folder := range left {
+		if id.Valid(scratchPrefix, filepath.Base(folder)) {
+			err = errors.Join(err, os.RemoveAll(folder))
+		}
+	}
+	return err
 }
 
 // scratchOptions describe an embedded database under a key that nobody keeps.
@@ -485,7 +523,7 @@ func (o operator) BackupCustomer(ctx context.Context, snapshot string, c custome
 	defer func() { err = errors.Join(err, remove()) }()
 	options := h.scratchOptions(folder)
 	_, err = plan.Restore(ctx, options, backup.Into{Progress: progress, Finish: func(ctx context.Context) error {
-		return h.within(ctx, o.by, options, func(restored *House) (err error) {
+		return h.within(ctx, o.by, options, func(ctx context.Context, restored *House) (err error) {
 			out, err = restored.Vault.Export(ctx, o.by, c)
 			return err
 		})
@@ -494,7 +532,8 @@ func (o operator) BackupCustomer(ctx context.Context, snapshot string, c custome
 }
 
 // within opens a restored scratch database with this house's keys.
-func (h *House) within(ctx context.Context, by actor.Actor, options db.Options, fn func(restored *House) error) (err error) {
+func (h *House) within(ctx context.Context, by actor.Actor, options db.Options, fn func(ctx context.Context, restored *House) error) (err error) {
+	ctx = jobs.WithoutLease(ctx) // of the job that drills: the restored database knows it not
 	restored := &House{Config: h.Config, Metrics: prometheus.NewRegistry(), log: h.log, root: sharedRoot{h.root}, restoring: true}
 	defer func() { err = errors.Join(err, restored.Close()) }()
 	if err := restored.openDatabase(ctx, by, options); err != nil {
@@ -503,7 +542,7 @@ func (h *House) within(ctx context.Context, by actor.Actor, options db.Options, 
 	if _, err := restored.eraseAgain(ctx, by); err != nil {
 		return err
 	}
-	return fn(restored)
+	return fn(ctx, restored)
 }
 
 // drillSample is how many customers' records a drill opens.
@@ -533,7 +572,7 @@ func (h *House) drill(ctx context.Context, by actor.Actor, progress backup.Progr
 		scratch.Options, scratch.Drop = h.scratchOptions(folder), func(context.Context) error { return remove() }
 	}
 	scratch.Probe = func(ctx context.Context, served func()) (p backup.Probed, err error) {
-		err = h.within(ctx, by, scratch.Options, func(restored *House) error {
+		err = h.within(ctx, by, scratch.Options, func(ctx context.Context, restored *House) error {
 			if err := restored.settle(ctx); err != nil {
 				return err
 			}

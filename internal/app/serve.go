@@ -103,6 +103,9 @@ func Serve(ctx context.Context, c config.Config, o Options) (_ *Server, err erro
 	if s.control, err = serveControl(house, c.Data, o.Log); err != nil {
 		return nil, err
 	}
+	if err := house.sweepScratch(); err != nil {
+		return nil, err
+	}
 	if err := s.edge.Listen(ctx); err != nil {
 		return nil, err
 	}

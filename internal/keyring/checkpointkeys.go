@@ -10,7 +10,16 @@ import (
 // CheckpointKeys returns the verifier keys (C2SP signed-note) of all versions of the key that signs
 // checkpoints, oldest first. They are public: whoever checks the log needs them.
 func (k *Keyring) CheckpointKeys(ctx context.Context) ([]string, error) {
-	d := serviceDefinitions[slices.IndexFunc(serviceDefinitions, func(d serviceDefinition) bool { return d.name == KeyCheckpoint })]
+	return k.publicKeys(ctx, KeyCheckpoint)
+}
+
+// EvidenceKeys returns the same of the key that signs evidence: certificates, and the manifests of backups.
+func (k *Keyring) EvidenceKeys(ctx context.Context) ([]string, error) {
+	return k.publicKeys(ctx, KeyEvidence)
+}
+
+func (k *Keyring) publicKeys(ctx context.Context, name string) ([]string, error) {
+	d := serviceDefinitions[slices.IndexFunc(serviceDefinitions, func(d serviceDefinition) bool { return d.name == name })]
 	var keys []string
 	err := k.db.View(ctx, func(tx *db.Tx) error {
 		keys = nil
@@ -24,7 +33,7 @@ func (k *Keyring) CheckpointKeys(ctx context.Context) ([]string, error) {
 		}
 		slices.SortFunc(rows, func(a, b serviceRow) int { return int(a.version) - int(b.version) })
 		for _, row := range rows {
-			if row.name != KeyCheckpoint {
+			if row.name != name {
 				continue
 			}
 			key, err := k.verifierOf(set, d, row)
