@@ -27,7 +27,6 @@ import (
 	"strongroom/internal/customer"
 	"strongroom/internal/problem"
 	"strongroom/internal/secret"
-	"strongroom/internal/vault"
 )
 
 // BackupOperator is what the command line may ask about backups; it is a part of Operator. Progress may be
@@ -39,8 +38,8 @@ type BackupOperator interface {
 	BackupVerify(ctx context.Context, snapshot string, progress backup.Progress) (backup.Verification, error)
 	BackupDrill(ctx context.Context, progress backup.Progress) (backup.Drill, error)
 	BackupRestore(ctx context.Context, ask RestoreRequest, progress backup.Progress) (RestoreReport, error)
-	// BackupCustomer returns the records of one customer as a snapshot has them.
-	BackupCustomer(ctx context.Context, snapshot string, c customer.ID, progress backup.Progress) (vault.Export, error)
+	// BackupCustomer writes what a snapshot has of one customer into a new folder, whose path is whole.
+	BackupCustomer(ctx context.Context, snapshot string, c customer.ID, to string, progress backup.Progress) (CustomerReport, error)
 	BackupRunbook(ctx context.Context) (string, error)
 	// BackupPrune deletes what the retention does not keep.
 	BackupPrune(ctx context.Context) (backup.Pruned, error)
@@ -253,20 +252,21 @@ func readHybrid(path string) (*age.HybridIdentity, error) {
 // comment.
 const manifestKeyLine = "# manifest key: "
 
-// manifestKeys returns the verifiers of those that a recovery key's file and the list name; nil when there are
-// none.
+// manifestKeys returns the verifiers of the keys that the list names, or, when it names none, a recovery key's file;
+// nil when neither does.
 func manifestKeys(path string, list []string) (note.Verifiers, error) {
 	text, err := (config.Secret{File: path}).Read()
 	if err != nil {
 		return nil, err
 	}
+	named := list
 	for line := range strings.Lines(string(text.Reveal())) {
-		if key, ok := strings.CutPrefix(strings.TrimSpace(line), manifestKeyLine); ok {
-			list = append(list, key)
+		if key, ok := strings.CutPrefix(strings.TrimSpace(line), manifestKeyLine); ok && len(list) == 0 {
+			named = append(named, key)
 		}
 	}
 	var all []note.Verifier
-	for _, key := range list {
+	for _, key := range named {
 		v, err := note.NewVerifier(strings.TrimSpace(key))
 		if err != nil {
 			return nil, fmt.Errorf("%q is no manifest key: write it as the recovery guide has it, NAME+HASH+KEY", key)
@@ -419,7 +419,7 @@ type backupAsk struct {
 	Snapshot string         `json:"snapshot,omitempty"`
 	Customer customer.ID    `json:"customer,omitempty"`
 	Restore  RestoreRequest `json:"restore"`
-	Text     string         `json:"text,omitempty"`  // a reason, or a deed
+	Text     string         `json:"text,omitempty"`  // a reason, a deed, or a folder
 	Other    bool           `json:"other,omitempty"` // release and not hold; also what is locked
 }
 
@@ -443,8 +443,8 @@ func (c *control) backupRoutes(mux *http.ServeMux) {
 	mux.HandleFunc("POST /backup/restore", streamed(c, func(ctx context.Context, o operator, ask backupAsk, p backup.Progress) (RestoreReport, error) {
 		return o.BackupRestore(ctx, ask.Restore, p)
 	}))
-	mux.HandleFunc("POST /backup/customer", streamed(c, func(ctx context.Context, o operator, ask backupAsk, p backup.Progress) (vault.Export, error) {
-		return o.BackupCustomer(ctx, ask.Snapshot, ask.Customer, p)
+	mux.HandleFunc("POST /backup/customer", streamed(c, func(ctx context.Context, o operator, ask backupAsk, p backup.Progress) (CustomerReport, error) {
+		return o.BackupCustomer(ctx, ask.Snapshot, ask.Customer, ask.Text, p)
 	}))
 	mux.HandleFunc("POST /backup/prune", streamed(c, func(ctx context.Context, o operator, _ backupAsk, _ backup.Progress) (backup.Pruned, error) {
 		return o.BackupPrune(ctx)
@@ -515,8 +515,8 @@ func (d *dialled) BackupRestore(ctx context.Context, ask RestoreRequest, progres
 	return out, err
 }
 
-func (d *dialled) BackupCustomer(ctx context.Context, snapshot string, c customer.ID, progress backup.Progress) (out vault.Export, err error) {
-	err = d.call(ctx, "/backup/customer", backupAsk{Snapshot: snapshot, Customer: c}, &out, progress)
+func (d *dialled) BackupCustomer(ctx context.Context, snapshot string, c customer.ID, to string, progress backup.Progress) (out CustomerReport, err error) {
+	err = d.call(ctx, "/backup/customer", backupAsk{Snapshot: snapshot, Customer: c, Text: to}, &out, progress)
 	return out, err
 }
 

@@ -3,16 +3,20 @@ package app
 import (
 	"context"
 	"crypto/rand"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
+	"net/url"
 	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -378,8 +382,8 @@ type RecoverRequest struct {
 	RestoreRequest
 	Data    string // folder to make: settings, the new root key, and the database unless To is PostgreSQL
 	KeyFile string // the recovery key
-	// ManifestKeys are verifier keys (C2SP signed-note), besides those that KeyFile names: the manifests must be
-	// signed by one of them. Without any, only the keys that come with the copies say who signed.
+	// ManifestKeys are verifier keys (C2SP signed-note); without any, those that KeyFile names. The manifests must be
+	// signed by one of them. When there are none, only the keys that come with the copies say who signed.
 	ManifestKeys []string
 	Repositories []backup.RepositoryOptions
 }
@@ -495,40 +499,122 @@ func (h *House) scratchOptions(folder string) db.Options {
 	return db.Options{Dir: folder, File: databaseFile, Key: secret.New(key), Environment: h.Config.Environment, Log: h.log}
 }
 
-// BackupCustomer restores the snapshot into a scratch database and exports the customer from there: the
-// data come out through the same door as ever, and nothing in the live database is touched, where they may
-// have changed since. Whoever was erased has no key, and is not exported.
-func (o operator) BackupCustomer(ctx context.Context, snapshot string, c customer.ID, progress backup.Progress) (out vault.Export, err error) {
+// CustomerReport says what of a customer a snapshot had, and where it is now.
+type CustomerReport struct {
+	Customer customer.ID `json:"customer"`
+	Snapshot string      `json:"snapshot"`
+	Taken    time.Time   `json:"taken"`
+	To       string      `json:"to"`
+	Records  int         `json:"records"`
+	Blobs    int         `json:"blobs"`
+	Bytes    int64       `json:"bytes"` // of the blobs
+}
+
+// BackupCustomer restores the snapshot into a scratch database and exports the customer from there into a new
+// folder: the data come out through the same door as ever, and nothing in the live database is touched, where
+// they may have changed since. Whoever was erased has no key, and is not exported.
+func (o operator) BackupCustomer(ctx context.Context, snapshot string, c customer.ID, to string, progress backup.Progress) (report CustomerReport, err error) {
 	h := o.house
+	report = CustomerReport{Customer: c, To: to}
+	if _, err := os.Lstat(to); !filepath.IsAbs(to) || !errors.Is(err, fs.ErrNotExist) {
+		return report, fmt.Errorf("%s is there already, or is no whole path: name a new folder", to)
+	}
 	b, err := h.backup(ctx)
 	if err != nil {
-		return out, err
+		return report, err
 	}
 	plan, err := b.Plan(ctx, o.by, snapshot)
 	if err != nil {
-		return out, err
+		return report, err
 	}
+	report.Snapshot, report.Taken = plan.Snapshot, plan.Taken
 	// The event is where the live trail has it, before anything leaves.
 	if err := h.Trail.Do(ctx, o.by, audit.Event{Action: vault.ActionExport, Resource: "snapshot " + plan.Snapshot, Customer: c, Reason: "backup"},
 		func(tx *db.Tx, _ *audit.Event) error {
 			_, err := h.Ring.Customer(ctx, tx, c)
 			return err
 		}); err != nil {
-		return out, err
+		return report, err
 	}
 	folder, remove, err := h.scratchFolder()
 	if err != nil {
-		return out, err
+		return report, err
 	}
 	defer func() { err = errors.Join(err, remove()) }()
 	options := h.scratchOptions(folder)
 	_, err = plan.Restore(ctx, options, backup.Into{Progress: progress, Finish: func(ctx context.Context) error {
-		return h.within(ctx, o.by, options, func(ctx context.Context, restored *House) (err error) {
-			out, err = restored.Vault.Export(ctx, o.by, c)
-			return err
+		return h.within(ctx, o.by, options, func(ctx context.Context, restored *House) error {
+			return restored.writeCustomer(ctx, o.by, c, &report)
 		})
 	}})
-	return out, err
+	return report, err
+}
+
+// writeCustomer writes what is kept of a customer into a new folder: customer.json, the blobs as they are, and,
+// for a customer who was imported, each collection as vault import takes it.
+func (h *House) writeCustomer(ctx context.Context, by actor.Actor, c customer.ID, report *CustomerReport) (err error) {
+	export, err := h.Vault.Export(ctx, by, c)
+	if err != nil {
+		return err
+	}
+	if err := os.Mkdir(report.To, 0o700); err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil { // it is not whole
+			err = errors.Join(err, os.RemoveAll(report.To))
+		}
+	}()
+	for _, b := range export.Blobs {
+		n, err := h.writeBlob(ctx, by, c, b, filepath.Join(report.To, "blobs", url.PathEscape(b.Collection), url.PathEscape(b.Key)))
+		if err != nil {
+			return err
+		}
+		report.Blobs++
+		report.Bytes += n
+	}
+	for name, records := range export.Collections {
+		report.Records += len(records)
+		if export.External == "" {
+			continue
+		}
+		var lines strings.Builder
+		encoder := json.NewEncoder(&lines)
+		for _, r := range records {
+			if err := encoder.Encode(map[string]any{"customer": export.External, "key": r.Key, "fields": r.Fields}); err != nil {
+				return err
+			}
+		}
+		if err := errors.Join(os.MkdirAll(filepath.Join(report.To, "import"), 0o700),
+			writeFile(filepath.Join(report.To, "import", url.PathEscape(name)+".ndjson"), lines.String())); err != nil {
+			return err
+		}
+	}
+	text, err := json.MarshalIndent(export, "", "  ")
+	if err != nil {
+		return err
+	}
+	return writeFile(filepath.Join(report.To, "customer.json"), string(text)+"\n")
+}
+
+func (h *House) writeBlob(ctx context.Context, by actor.Actor, c customer.ID, b vault.ExportBlob, path string) (int64, error) {
+	r, err := h.Vault.ExportBlob(ctx, by, c, b)
+	if err != nil {
+		return 0, err
+	}
+	defer r.Close()
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return 0, err
+	}
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return 0, err
+	}
+	n, err := io.Copy(f, r)
+	if err == nil && n != r.Size {
+		err = fmt.Errorf("the blob %s/%s has %d bytes, and %d could be read", b.Collection, b.Key, r.Size, n)
+	}
+	return n, errors.Join(err, f.Sync(), f.Close())
 }
 
 // within opens a restored scratch database with this house's keys.
