@@ -440,7 +440,9 @@ func printRestored(w io.Writer, r app.RestoreReport) error {
 		return err
 	}
 	if strings.Contains(r.To, "://") {
-		_, err := fmt.Fprintln(w, "  To serve from it, name it in database.url of an installation with the same root key.")
+		_, err := fmt.Fprintf(w, `  To serve from it, name it in database.url of an installation with the same root key. A data folder that has seen
+  more of the trail is told once: strongroom audit accept-restore --checkpoint %d:%s
+`, r.TreeSize, r.TreeRoot)
 		return err
 	}
 	_, err := fmt.Fprintf(w, `  It has no backup repositories, on purpose: two installations never share them. Name its own.
