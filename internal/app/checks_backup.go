@@ -27,7 +27,7 @@ func (h *House) backupChecks() []check.Check {
 		h.ofCopies("backup-on-schedule", "The newest snapshot that counts is as young as the schedule asks.", 5*time.Minute, time.Hour,
 			(*backup.Backup).CheckSchedule,
 			statements(`UPDATE backup_run SET started_at = started_at - 864000000000, ended_at = ended_at - 864000000000`)),
-		h.ofCopies("backup-restores", "The newest restore for practice is recent and brought everything back; its certificate is genuine.", 30*time.Minute, 3*time.Hour,
+		h.ofCopies(drillCheck, "The newest restore for practice is recent and brought everything back; its certificate is genuine.", 30*time.Minute, 3*time.Hour,
 			(*backup.Backup).CheckDrill,
 			statements(`UPDATE backup_drill SET certificate = REPLACE(certificate, '"rows":', '"rows":1')`)),
 		h.ofCopies("backup-copies-whole", "What was stored in each repository is read back as it was.", time.Hour, 6*time.Hour,
@@ -63,7 +63,7 @@ func (h *House) backupChecks() []check.Check {
 	}
 }
 
-// ofCopies makes a check of a house's backups; its scratch copy has a snapshot, which was restored for practice.
+// ofCopies makes a check of a house's backups; its scratch copy has a snapshot.
 func (h *House) ofCopies(id, says string, every, valid time.Duration, run func(*backup.Backup, context.Context) check.Observation, damage func(context.Context, *House) error) check.Check {
 	look := func(ctx context.Context, h *House) check.Observation {
 		b, err := h.backup(ctx)
@@ -78,7 +78,7 @@ func (h *House) ofCopies(id, says string, every, valid time.Duration, run func(*
 		return inScratch(ctx, damage, func(ctx context.Context, scratch *House) check.Observation {
 			if !copied {
 				copied = true
-				if err := scratch.copyOnce(ctx); err != nil {
+				if err := scratch.copyOnce(ctx, id == drillCheck); err != nil {
 					return check.Undecided("", "The scratch copy was not copied: %v", err)
 				}
 			}
@@ -88,8 +88,11 @@ func (h *House) ofCopies(id, says string, every, valid time.Duration, run func(*
 	return c
 }
 
-// copyOnce takes a first snapshot of a house that was just made, and restores it for practice.
-func (h *House) copyOnce(ctx context.Context) error {
+// drillCheck is the check that looks at restores for practice.
+const drillCheck = "backup-restores"
+
+// copyOnce takes a first snapshot of a house that was just made, and restores it for practice when it is to.
+func (h *House) copyOnce(ctx context.Context, drill bool) error {
 	c, err := config.Load(filepath.Join(h.Config.Data, config.FileName), nil)
 	if err != nil {
 		return err
@@ -100,7 +103,7 @@ func (h *House) copyOnce(ctx context.Context) error {
 		return err
 	}
 	by := actor.OfSystem("sabotage")
-	if _, err := b.Take(ctx, by, backup.Taking{Class: backup.ClassDaily}); err != nil {
+	if _, err := b.Take(ctx, by, backup.Taking{Class: backup.ClassDaily}); err != nil || !drill {
 		return err
 	}
 	_, err = h.drill(ctx, by, nil)

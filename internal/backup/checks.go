@@ -206,7 +206,7 @@ func (v certificateVerifier) Verify(_ context.Context, data, sig []byte) error {
 
 // KeyID names the key as envelopeSigner does.
 func (v certificateVerifier) KeyID() (string, error) {
-	return envelopeSigner{noteKey{v.Verifier}}.KeyID()
+	return envelopeSigner{noteKey(v)}.KeyID()
 }
 
 // Public is not needed: the key is known by its name.
