@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -316,7 +317,7 @@ func newBackupRestore() *cobra.Command {
 	var ask app.RestoreRequest
 	var asJSON bool
 	var customer, recovery, endpoint, region string
-	var repositories []string
+	var repositories, manifestKeys []string
 	cmd := &cobra.Command{
 		Use:   "restore --to FOLDER|postgres://…",
 		Short: "Restore a snapshot: the whole, the trail alone, or one customer; or everything after a loss",
@@ -325,16 +326,25 @@ or an empty PostgreSQL database. The keys are always the newest there are, and w
 snapshot is erased again before the database may serve. A restore that was cut off goes on when the same
 command is given again.
 
-With --customer it writes one customer's records as of the snapshot to the file that --to names, a JSON
-object a line; the live database is not touched.
+With --customer it writes what the snapshot has of one customer into the new folder that --to names: customer.json
+with records, number, devices and sessions, each blob as a file, and for a customer who was imported the collections
+as "vault import" takes them. The live database is not touched.
 
 With --recovery-key and --repository (once for each, data and keys) it needs nothing else: it makes a new
-root key in the folder (--to, or --data when --to is PostgreSQL). Credentials for S3 are then taken from
+root key in the folder (--to, or --data when --to is PostgreSQL). With --manifest-key, from the recovery guide, or
+lines "# manifest key: KEY" in the recovery key's file, it refuses copies that these keys did not sign. Credentials for S3 are then taken from
 AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if ask.To == "" {
 				return errors.New("--to is missing: name a folder, or postgres://…")
+			}
+			if !strings.Contains(ask.To, "://") { // the server that runs may have another working directory
+				whole, err := filepath.Abs(ask.To)
+				if err != nil {
+					return err
+				}
+				ask.To = whole
 			}
 			if customer != "" {
 				return restoreCustomer(cmd, &s, ask, customer, asJSON)
@@ -346,7 +356,7 @@ AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.`,
 					return o.BackupRestore(cmd.Context(), ask, bar.update)
 				}, printRestored)
 			}
-			c := app.RecoverRequest{RestoreRequest: ask, Data: ask.To, KeyFile: recovery}
+			c := app.RecoverRequest{RestoreRequest: ask, Data: ask.To, KeyFile: recovery, ManifestKeys: manifestKeys}
 			if strings.Contains(ask.To, "://") {
 				if !cmd.Flags().Changed("data") {
 					return errors.New("--data is missing: name the folder for the settings and the new root key")
@@ -378,24 +388,37 @@ AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.`,
 			if err := printRestored(cmd.OutOrStdout(), report); err != nil {
 				return err
 			}
+			printSigner(cmd.OutOrStdout(), report)
 			_, err = fmt.Fprintf(cmd.OutOrStdout(), "A new root key and its passphrase are in %s: move the passphrase to where secrets live, and keep copies apart.\n", c.Data)
 			return err
 		},
 	}
 	s.place(cmd)
 	f := cmd.Flags()
-	f.StringVar(&ask.To, "to", "", "folder to make, postgres://… to fill, or with --customer a file to write")
+	f.StringVar(&ask.To, "to", "", "folder to make, or postgres://… to fill")
 	f.StringVar(&ask.Snapshot, "snapshot", "", "which snapshot (default the newest)")
 	f.StringVar(&ask.Only, "only", "", "audit: the trail alone")
-	f.StringVar(&customer, "customer", "", "one customer's records alone")
+	f.StringVar(&customer, "customer", "", "what is kept of one customer alone")
 	f.BoolVar(&ask.Force, "force", false, "replace the database that is there")
 	f.StringVar(&ask.Environment, "environment", "", "with --force: the environment, typed once more")
 	f.StringVar(&recovery, "recovery-key", "", "file of the recovery key, when the root key is lost")
 	f.StringArrayVar(&repositories, "repository", nil, "with --recovery-key: folder, file:///… or s3://bucket/prefix")
+	f.StringArrayVar(&manifestKeys, "manifest-key", nil, "with --recovery-key: public key that must have signed the copies, from the recovery guide")
 	f.StringVar(&endpoint, "s3-endpoint", "", "with --recovery-key: address of an S3 server that is not Amazon's")
 	f.StringVar(&region, "s3-region", "eu-central-1", "with --recovery-key: region of the buckets")
 	f.BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
+}
+
+// printSigner says what is known of who made the copies.
+func printSigner(w io.Writer, r app.RestoreReport) {
+	if r.Pinned {
+		fmt.Fprintf(w, "✓ The manifests are signed by %s, as you asked.\n", r.SignedBy)
+		return
+	}
+	fmt.Fprintf(w, `✗ NOT CHECKED: who made these copies. The manifests are signed by %s, a key that came with them.
+  Compare it with the printed recovery guide; with --manifest-key another one is refused.
+`, r.SignedBy)
 }
 
 func repositoryOf(url string, i int, endpoint, region string) (backup.RepositoryOptions, error) {
@@ -417,7 +440,9 @@ func printRestored(w io.Writer, r app.RestoreReport) error {
 		return err
 	}
 	if strings.Contains(r.To, "://") {
-		_, err := fmt.Fprintln(w, "  To serve from it, name it in database.url of an installation with the same root key.")
+		_, err := fmt.Fprintf(w, `  To serve from it, name it in database.url of an installation with the same root key. A data folder that has seen
+  more of the trail is told once: strongroom audit accept-restore --checkpoint %d:%s
+`, r.TreeSize, r.TreeRoot)
 		return err
 	}
 	_, err := fmt.Fprintf(w, `  It has no backup repositories, on purpose: two installations never share them. Name its own.
@@ -431,52 +456,16 @@ func restoreCustomer(cmd *cobra.Command, s *settings, ask app.RestoreRequest, te
 	if err != nil {
 		return err
 	}
-	out, err := os.OpenFile(ask.To, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-	if err != nil {
-		return fmt.Errorf("--to: %w", err)
-	}
-	records := 0
 	bar := newProgress(os.Stderr, "rows")
-	err = func() error {
-		o, err := s.operator(cmd)
-		if err != nil {
-			return err
-		}
-		export, err := o.BackupCustomer(cmd.Context(), ask.Snapshot, c, bar.update)
-		bar.clear()
-		if err = errors.Join(err, o.Close()); err != nil {
-			return err
-		}
-		lines := json.NewEncoder(out)
-		collections := make([]string, 0, len(export.Collections))
-		for name := range export.Collections {
-			collections = append(collections, name)
-		}
-		slices.Sort(collections)
-		for _, name := range collections {
-			for _, r := range export.Collections[name] {
-				records++
-				if err := lines.Encode(map[string]any{"customer": c, "collection": name, "record": r}); err != nil {
-					return err
-				}
-			}
-		}
-		for _, b := range export.Blobs {
-			if err := lines.Encode(map[string]any{"customer": c, "blob": b}); err != nil {
-				return err
-			}
-		}
-		return nil
-	}()
-	if err = errors.Join(err, out.Sync(), out.Close()); err != nil {
-		_ = os.Remove(ask.To) // it is not whole
+	return operate(cmd, s, asJSON, func(o app.Operator) (app.CustomerReport, error) {
+		defer bar.clear()
+		return o.BackupCustomer(cmd.Context(), ask.Snapshot, c, ask.To, bar.update)
+	}, func(w io.Writer, r app.CustomerReport) error {
+		_, err := fmt.Fprintf(w, `✓ %s as of %s: %d records and %d blobs (%s) are in %s
+  customer.json holds the records, number, devices and sessions; blobs are files. The live database was not touched.
+`, r.Customer, r.Taken.Local().Format("2006-01-02 15:04:05"), r.Records, r.Blobs, size(r.Bytes), r.To)
 		return err
-	}
-	if asJSON {
-		return printJSON(cmd.OutOrStdout(), map[string]any{"customer": c, "records": records, "file": ask.To})
-	}
-	_, err = fmt.Fprintf(cmd.OutOrStdout(), "✓ %d records of %s are in %s; the live database was not touched\n", records, c, ask.To)
-	return err
+	})
 }
 
 func newBackupRunbook() *cobra.Command {

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"filippo.io/age"
+	"golang.org/x/mod/sumdb/note"
 
 	"strongroom/internal/actor"
 	"strongroom/internal/backup"
@@ -26,7 +27,6 @@ import (
 	"strongroom/internal/customer"
 	"strongroom/internal/problem"
 	"strongroom/internal/secret"
-	"strongroom/internal/vault"
 )
 
 // BackupOperator is what the command line may ask about backups; it is a part of Operator. Progress may be
@@ -38,8 +38,8 @@ type BackupOperator interface {
 	BackupVerify(ctx context.Context, snapshot string, progress backup.Progress) (backup.Verification, error)
 	BackupDrill(ctx context.Context, progress backup.Progress) (backup.Drill, error)
 	BackupRestore(ctx context.Context, ask RestoreRequest, progress backup.Progress) (RestoreReport, error)
-	// BackupCustomer returns the records of one customer as a snapshot has them.
-	BackupCustomer(ctx context.Context, snapshot string, c customer.ID, progress backup.Progress) (vault.Export, error)
+	// BackupCustomer writes what a snapshot has of one customer into a new folder, whose path is whole.
+	BackupCustomer(ctx context.Context, snapshot string, c customer.ID, to string, progress backup.Progress) (CustomerReport, error)
 	BackupRunbook(ctx context.Context) (string, error)
 	// BackupPrune deletes what the retention does not keep.
 	BackupPrune(ctx context.Context) (backup.Pruned, error)
@@ -57,7 +57,8 @@ type backups struct {
 	taking  sync.Mutex
 	open    *backup.Backup
 	all     []*backup.Repository
-	whole   bool // every repository was opened
+	whole   bool      // every repository was opened
+	since   time.Time // when the server's jobs began; zero without
 	program string
 }
 
@@ -82,7 +83,7 @@ func (h *House) backup(ctx context.Context) (*backup.Backup, error) {
 		DB: h.DB, Keys: h.Ring, Trail: h.Trail, Findings: h.Findings, Taking: &b.taking,
 		Folder: filepath.Join(h.Config.Data, "backup-memory"), Media: c.Media, Files: h.settingsFiles,
 		Program: cmp.Or(b.program, builtFrom()), Label: c.Label, Jurisdiction: c.Jurisdiction, Clock: clock.System, Log: h.log,
-		Schedule: schedule(c), Retention: backup.Retention(c.Retention),
+		Schedule: schedule(c), Retention: backup.Retention(c.Retention), Regions: c.AllowedRegions, Since: b.since,
 	}
 	var err error
 	if options.Recovery, err = c.RecoveryRecipients(); err != nil {
@@ -151,7 +152,7 @@ func (h *House) backupJobs() error {
 			return nil // the first snapshot is yet to come
 		}
 		return err
-	}) {
+	}, h.Jobs.Wake) {
 		h.Jobs.Add(job)
 	}
 	return nil
@@ -195,12 +196,12 @@ func (h *House) settingsFiles() (map[string][]byte, error) {
 const recoveryFile = "recovery.key"
 
 // makeDevRecovery gives a development installation repositories and a recovery key.
-func makeDevRecovery(c *config.Config) error {
+func makeDevRecovery(c *config.Config, signers []string) error {
 	if c.Environment != config.Dev || len(c.Backup.Repositories) > 0 {
 		return nil
 	}
 	path := filepath.Join(c.Data, recoveryFile)
-	recipient, err := MakeRecoveryKey(path)
+	recipient, err := MakeRecoveryKey(path, signers...)
 	if errors.Is(err, fs.ErrExist) { // left by an init that was cut short
 		var identity *age.HybridIdentity
 		if identity, err = readHybrid(path); err == nil {
@@ -215,8 +216,9 @@ func makeDevRecovery(c *config.Config) error {
 }
 
 // MakeRecoveryKey writes a new recovery key to a file that is not there yet, mode 0600, and returns the
-// recipient for backup.recipients. It is a post-quantum hybrid key (ML-KEM-768 with X25519) of age.
-func MakeRecoveryKey(path string) (recipient string, err error) {
+// recipient for backup.recipients. It is a post-quantum hybrid key (ML-KEM-768 with X25519) of age. With the
+// verifier keys of signers, a restore with it takes only what these signed.
+func MakeRecoveryKey(path string, signers ...string) (recipient string, err error) {
 	if _, err := os.Lstat(path); err == nil {
 		return "", fmt.Errorf("%s: %w; it is not replaced, because what it opens would be lost", path, fs.ErrExist)
 	}
@@ -227,6 +229,9 @@ func MakeRecoveryKey(path string) (recipient string, err error) {
 	recipient = identity.Recipient().String()
 	text := fmt.Sprintf("# Recovery key of Strongroom, made %s. Keep it offline: with the repositories it opens everything.\n# public key: %s\n%s\n",
 		clock.System.Now().UTC().Format(time.RFC3339), recipient, identity)
+	for _, key := range signers {
+		text += manifestKeyLine + key + "\n"
+	}
 	return recipient, writeFile(path, text)
 }
 
@@ -241,6 +246,37 @@ func readHybrid(path string) (*age.HybridIdentity, error) {
 		}
 	}
 	return nil, fmt.Errorf("%s holds no post-quantum key of age", path)
+}
+
+// manifestKeyLine begins a line of a recovery key's file that names a key that signs manifests. For age it is a
+// comment.
+const manifestKeyLine = "# manifest key: "
+
+// manifestKeys returns the verifiers of the keys that the list names, or, when it names none, a recovery key's file;
+// nil when neither does.
+func manifestKeys(path string, list []string) (note.Verifiers, error) {
+	text, err := (config.Secret{File: path}).Read()
+	if err != nil {
+		return nil, err
+	}
+	named := list
+	for line := range strings.Lines(string(text.Reveal())) {
+		if key, ok := strings.CutPrefix(strings.TrimSpace(line), manifestKeyLine); ok && len(list) == 0 {
+			named = append(named, key)
+		}
+	}
+	var all []note.Verifier
+	for _, key := range named {
+		v, err := note.NewVerifier(strings.TrimSpace(key))
+		if err != nil {
+			return nil, fmt.Errorf("%q is no manifest key: write it as the recovery guide has it, NAME+HASH+KEY", key)
+		}
+		all = append(all, v)
+	}
+	if len(all) == 0 {
+		return nil, nil
+	}
+	return note.VerifierList(all...), nil
 }
 
 func readIdentities(path string) ([]age.Identity, error) {
@@ -321,16 +357,29 @@ func (o operator) BackupRunbook(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	c := o.house.Config
-	facts := backup.Facts{Data: c.Data, Engine: o.house.DB.Engine().String(), Root: "the local root key " + c.RootKey.File}
+	facts, err := o.house.backupFacts(ctx)
+	if err != nil {
+		return "", err
+	}
+	return b.Runbook(ctx, o.by, facts)
+}
+
+// backupFacts are what the recovery guide says of this house.
+func (h *House) backupFacts(ctx context.Context) (backup.Facts, error) {
+	c := h.Config
+	signers, err := h.Ring.EvidenceKeys(ctx)
+	if err != nil {
+		return backup.Facts{}, err
+	}
+	facts := backup.Facts{Signers: signers, Data: c.Data, Engine: h.DB.Engine().String(), Root: "the local root key " + c.RootKey.File}
 	if c.RootKey.URL != "" {
 		u, err := url.Parse(c.RootKey.URL)
 		if err != nil {
-			return "", err
+			return facts, err
 		}
 		facts.Root = "the key at the key-management service " + u.Scheme + "://" + u.Host
 	}
-	return b.Runbook(ctx, o.by, facts)
+	return facts, nil
 }
 
 func (o operator) BackupPrune(ctx context.Context) (backup.Pruned, error) {
@@ -370,7 +419,7 @@ type backupAsk struct {
 	Snapshot string         `json:"snapshot,omitempty"`
 	Customer customer.ID    `json:"customer,omitempty"`
 	Restore  RestoreRequest `json:"restore"`
-	Text     string         `json:"text,omitempty"`  // a reason, or a deed
+	Text     string         `json:"text,omitempty"`  // a reason, a deed, or a folder
 	Other    bool           `json:"other,omitempty"` // release and not hold; also what is locked
 }
 
@@ -394,8 +443,8 @@ func (c *control) backupRoutes(mux *http.ServeMux) {
 	mux.HandleFunc("POST /backup/restore", streamed(c, func(ctx context.Context, o operator, ask backupAsk, p backup.Progress) (RestoreReport, error) {
 		return o.BackupRestore(ctx, ask.Restore, p)
 	}))
-	mux.HandleFunc("POST /backup/customer", streamed(c, func(ctx context.Context, o operator, ask backupAsk, p backup.Progress) (vault.Export, error) {
-		return o.BackupCustomer(ctx, ask.Snapshot, ask.Customer, p)
+	mux.HandleFunc("POST /backup/customer", streamed(c, func(ctx context.Context, o operator, ask backupAsk, p backup.Progress) (CustomerReport, error) {
+		return o.BackupCustomer(ctx, ask.Snapshot, ask.Customer, ask.Text, p)
 	}))
 	mux.HandleFunc("POST /backup/prune", streamed(c, func(ctx context.Context, o operator, _ backupAsk, _ backup.Progress) (backup.Pruned, error) {
 		return o.BackupPrune(ctx)
@@ -466,8 +515,8 @@ func (d *dialled) BackupRestore(ctx context.Context, ask RestoreRequest, progres
 	return out, err
 }
 
-func (d *dialled) BackupCustomer(ctx context.Context, snapshot string, c customer.ID, progress backup.Progress) (out vault.Export, err error) {
-	err = d.call(ctx, "/backup/customer", backupAsk{Snapshot: snapshot, Customer: c}, &out, progress)
+func (d *dialled) BackupCustomer(ctx context.Context, snapshot string, c customer.ID, to string, progress backup.Progress) (out CustomerReport, err error) {
+	err = d.call(ctx, "/backup/customer", backupAsk{Snapshot: snapshot, Customer: c, Text: to}, &out, progress)
 	return out, err
 }
 

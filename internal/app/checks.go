@@ -118,7 +118,7 @@ func statements(all ...string) func(ctx context.Context, h *House) error {
 
 // checks are those of the rooms behind the doors.
 func (h *House) checks() []check.Check {
-	return []check.Check{
+	all := []check.Check{
 		h.of("audit-trail-consistent", "The two newest checkpoints are signed, and the older log is the beginning of the newer.", 10*time.Minute, time.Hour,
 			func(ctx context.Context, h *House) check.Observation { return h.Trail.CheckConsistency(ctx) },
 			statements(`UPDATE log_checkpoint SET root = 'AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=' WHERE size = (SELECT MAX(size) FROM log_checkpoint)`)),
@@ -187,6 +187,8 @@ func (h *House) checks() []check.Check {
 			Sabotage: func(ctx context.Context) check.Observation { return h.apart(ctx, h.Config.Environment) },
 		},
 	}
+	all = append(all, h.backupChecks()...)
+	return all
 }
 
 // damageRecord writes a customer's record and flips a bit of what is stored of it.
@@ -273,10 +275,13 @@ func storage(ctx context.Context, h *House) check.Observation {
 	var total int64
 	least := 8.0
 	err = filepath.WalkDir(h.Config.Data, func(path string, e fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // the scratch folder of a drill, which has ended
+		}
 		if err != nil || !e.Type().IsRegular() {
 			return err
 		}
-		found, n, entropy, err := search(ctx, path, plain, filepath.Base(path) == databaseFile)
+		found, n, entropy, err := search(ctx, path, plain, path == filepath.Join(h.Config.Data, databaseFile))
 		total += n
 		least = min(least, entropy)
 		if found {

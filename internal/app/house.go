@@ -329,10 +329,15 @@ func Init(ctx context.Context, c config.Config) error {
 		}
 	}
 	h := &House{Config: c, Metrics: prometheus.NewRegistry(), log: slog.New(slog.DiscardHandler), root: root, memory: memoryFile}
-	if err := errors.Join(h.open(ctx, commandActor(os.Getuid()), true), h.Close()); err != nil {
+	err = h.open(ctx, commandActor(os.Getuid()), true)
+	var signers []string
+	if err == nil {
+		signers, err = h.Ring.EvidenceKeys(ctx)
+	}
+	if err := errors.Join(err, h.Close()); err != nil {
 		return err
 	}
-	if err := errors.Join(writeDevPolicy(c), makeDevRecovery(&c)); err != nil {
+	if err := errors.Join(writeDevPolicy(c), makeDevRecovery(&c, signers)); err != nil {
 		return err
 	}
 	// The settings come last: a folder that has them is complete.

@@ -54,3 +54,23 @@ func TestWriteFile(t *testing.T) {
 		t.Errorf("%v %v", list, err)
 	}
 }
+
+// What a killed server left of a restore for practice is removed, and nothing else.
+func TestSweepScratch(t *testing.T) {
+	h := &House{}
+	h.Config.Data = t.TempDir()
+	left, _, err := h.scratchFolder()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ours := filepath.Join(h.Config.Data, "scratch_of-somebody-else")
+	if err := errors.Join(os.WriteFile(filepath.Join(left, databaseFile), []byte("half of it"), 0o600), os.Mkdir(ours, 0o700), h.sweepScratch()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(left); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("it was left: %v", err)
+	}
+	if _, err := os.Stat(ours); err != nil {
+		t.Error(err)
+	}
+}

@@ -3,26 +3,32 @@ package app
 import (
 	"context"
 	"crypto/rand"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
+	"net/url"
 	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"strongroom/internal/actor"
 	"strongroom/internal/audit"
 	"strongroom/internal/backup"
+	"strongroom/internal/clock"
 	"strongroom/internal/config"
 	"strongroom/internal/customer"
 	"strongroom/internal/db"
 	"strongroom/internal/id"
+	"strongroom/internal/jobs"
 	"strongroom/internal/keyring"
 	"strongroom/internal/secret"
 	"strongroom/internal/vault"
@@ -45,6 +51,10 @@ type RestoreReport struct {
 	To       string `json:"to"`
 	Erased   int    `json:"erased"`             // customers who were erased since, and are erased again
 	Replaced string `json:"replaced,omitempty"` // file of the database that was there before; it is kept
+	// SignedBy is the key that signed the manifests, as its name and hash; Pinned says that it is one that whoever
+	// recovers has brought, and not one that came with the copies.
+	SignedBy string `json:"signed_by,omitempty"`
+	Pinned   bool   `json:"pinned"`
 }
 
 // onlyTrail are the tables of "audit" besides those of the keys.
@@ -80,7 +90,8 @@ type restoration struct {
 	by     actor.Actor
 	log    *slog.Logger
 	// adopt makes the restored keys open with root; nil when they do.
-	adopt func(ctx context.Context, d *db.DB) error
+	adopt    func(ctx context.Context, d *db.DB) error
+	signedBy string // the key that signed the manifests, once the restored keys are open
 }
 
 func (o operator) BackupRestore(ctx context.Context, ask RestoreRequest, progress backup.Progress) (RestoreReport, error) {
@@ -298,6 +309,9 @@ func (r *restoration) finish(ctx context.Context, options db.Options, memory str
 	if err := h.openDatabase(ctx, r.by, options); err != nil {
 		return 0, err
 	}
+	if r.signedBy, err = r.plan.Signed(h.Ring.EvidenceVerifiers()); err != nil {
+		return 0, fmt.Errorf("the restored installation did not make this copy: %w", err)
+	}
 	if erased, err = h.eraseAgain(ctx, r.by); err != nil {
 		return erased, err
 	}
@@ -305,7 +319,7 @@ func (r *restoration) finish(ctx context.Context, options db.Options, memory str
 	if r.adopt != nil {
 		event.Reason = "recovery-key"
 	}
-	err = h.Trail.Do(ctx, r.by, event, func(*db.Tx, *audit.Event) error { return nil })
+	err = h.Trail.Do(ctx, r.by, event, func(tx *db.Tx, _ *audit.Event) error { return backup.Leave(ctx, tx, clock.System.Now()) })
 	return erased, errors.Join(err, h.settle(ctx))
 }
 
@@ -366,8 +380,11 @@ func keysOf(m map[string][]byte) func(yield func(string) bool) {
 // RecoverRequest says how to restore on a machine that has nothing.
 type RecoverRequest struct {
 	RestoreRequest
-	Data         string // folder to make: settings, the new root key, and the database unless To is PostgreSQL
-	KeyFile      string // the recovery key
+	Data    string // folder to make: settings, the new root key, and the database unless To is PostgreSQL
+	KeyFile string // the recovery key
+	// ManifestKeys are verifier keys (C2SP signed-note); without any, those that KeyFile names. The manifests must be
+	// signed by one of them. When there are none, only the keys that come with the copies say who signed.
+	ManifestKeys []string
 	Repositories []backup.RepositoryOptions
 }
 
@@ -398,6 +415,15 @@ func Recover(ctx context.Context, ask RecoverRequest, log *slog.Logger, progress
 	}
 	if plan.KEKs == nil {
 		return report, errors.New("the copy of the keys holds nothing for a recovery key: none was named in backup.recipients when it was made")
+	}
+	known, err := manifestKeys(ask.KeyFile, ask.ManifestKeys)
+	if err != nil {
+		return report, err
+	}
+	if known != nil {
+		if _, err := plan.Signed(known); err != nil {
+			return report, fmt.Errorf("nothing was restored: %w; compare the keys with a later recovery guide", err)
+		}
 	}
 	c := config.Default()
 	if text := plan.Files[settingsPath]; text != nil {
@@ -434,19 +460,36 @@ func Recover(ctx context.Context, ask RecoverRequest, log *slog.Logger, progress
 	r.adopt = func(ctx context.Context, d *db.DB) error {
 		return keyring.Recover(ctx, d, r.root, plan.KEKs, identities...)
 	}
-	if !isPostgres(ask.To) {
-		return r.intoFolder(ctx, progress)
+	if isPostgres(ask.To) {
+		if report, err = r.intoPostgres(ctx, progress); err == nil {
+			err = r.writeSettings(&r.config)
+		}
+	} else {
+		report, err = r.intoFolder(ctx, progress)
 	}
-	if report, err = r.intoPostgres(ctx, progress); err != nil {
-		return report, err
-	}
-	return report, r.writeSettings(&r.config)
+	report.SignedBy, report.Pinned = r.signedBy, known != nil
+	return report, err
 }
 
 // scratchFolder is a fresh folder below the data folder, and what removes it.
 func (h *House) scratchFolder() (string, func() error, error) {
-	folder := filepath.Join(h.Config.Data, id.New("scratch"))
+	folder := filepath.Join(h.Config.Data, id.New(scratchPrefix))
 	return folder, func() error { return os.RemoveAll(folder) }, os.MkdirAll(folder, 0o700)
+}
+
+// scratchPrefix begins the names of scratch folders.
+const scratchPrefix = "scratch"
+
+// sweepScratch removes what a server that was killed left of a restore for practice. Whoever calls it holds the
+// lock of the data folder, so nobody uses one.
+func (h *House) sweepScratch() error {
+	left, err := filepath.Glob(filepath.Join(h.Config.Data, scratchPrefix+"_*"))
+	for _, folder := range left {
+		if id.Valid(scratchPrefix, filepath.Base(folder)) {
+			err = errors.Join(err, os.RemoveAll(folder))
+		}
+	}
+	return err
 }
 
 // scratchOptions describe an embedded database under a key that nobody keeps.
@@ -456,44 +499,127 @@ func (h *House) scratchOptions(folder string) db.Options {
 	return db.Options{Dir: folder, File: databaseFile, Key: secret.New(key), Environment: h.Config.Environment, Log: h.log}
 }
 
-// BackupCustomer restores the snapshot into a scratch database and exports the customer from there: the
-// data come out through the same door as ever, and nothing in the live database is touched, where they may
-// have changed since. Whoever was erased has no key, and is not exported.
-func (o operator) BackupCustomer(ctx context.Context, snapshot string, c customer.ID, progress backup.Progress) (out vault.Export, err error) {
+// CustomerReport says what of a customer a snapshot had, and where it is now.
+type CustomerReport struct {
+	Customer customer.ID `json:"customer"`
+	Snapshot string      `json:"snapshot"`
+	Taken    time.Time   `json:"taken"`
+	To       string      `json:"to"`
+	Records  int         `json:"records"`
+	Blobs    int         `json:"blobs"`
+	Bytes    int64       `json:"bytes"` // of the blobs
+}
+
+// BackupCustomer restores the snapshot into a scratch database and exports the customer from there into a new
+// folder: the data come out through the same door as ever, and nothing in the live database is touched, where
+// they may have changed since. Whoever was erased has no key, and is not exported.
+func (o operator) BackupCustomer(ctx context.Context, snapshot string, c customer.ID, to string, progress backup.Progress) (report CustomerReport, err error) {
 	h := o.house
+	report = CustomerReport{Customer: c, To: to}
+	if _, err := os.Lstat(to); !filepath.IsAbs(to) || !errors.Is(err, fs.ErrNotExist) {
+		return report, fmt.Errorf("%s is there already, or is no whole path: name a new folder", to)
+	}
 	b, err := h.backup(ctx)
 	if err != nil {
-		return out, err
+		return report, err
 	}
 	plan, err := b.Plan(ctx, o.by, snapshot)
 	if err != nil {
-		return out, err
+		return report, err
 	}
+	report.Snapshot, report.Taken = plan.Snapshot, plan.Taken
 	// The event is where the live trail has it, before anything leaves.
 	if err := h.Trail.Do(ctx, o.by, audit.Event{Action: vault.ActionExport, Resource: "snapshot " + plan.Snapshot, Customer: c, Reason: "backup"},
 		func(tx *db.Tx, _ *audit.Event) error {
 			_, err := h.Ring.Customer(ctx, tx, c)
 			return err
 		}); err != nil {
-		return out, err
+		return report, err
 	}
 	folder, remove, err := h.scratchFolder()
 	if err != nil {
-		return out, err
+		return report, err
 	}
 	defer func() { err = errors.Join(err, remove()) }()
 	options := h.scratchOptions(folder)
 	_, err = plan.Restore(ctx, options, backup.Into{Progress: progress, Finish: func(ctx context.Context) error {
-		return h.within(ctx, o.by, options, func(restored *House) (err error) {
-			out, err = restored.Vault.Export(ctx, o.by, c)
-			return err
+		return h.within(ctx, o.by, options, func(ctx context.Context, restored *House) error {
+			return restored.writeCustomer(ctx, o.by, c, &report)
 		})
 	}})
-	return out, err
+	return report, err
+}
+
+// writeCustomer writes what is kept of a customer into a new folder: customer.json, the blobs as they are, and,
+// for a customer who was imported, each collection as vault import takes it.
+func (h *House) writeCustomer(ctx context.Context, by actor.Actor, c customer.ID, report *CustomerReport) (err error) {
+	export, err := h.Vault.Export(ctx, by, c)
+	if err != nil {
+		return err
+	}
+	if err := os.Mkdir(report.To, 0o700); err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil { // it is not whole
+			err = errors.Join(err, os.RemoveAll(report.To))
+		}
+	}()
+	for _, b := range export.Blobs {
+		n, err := h.writeBlob(ctx, by, c, b, filepath.Join(report.To, "blobs", url.PathEscape(b.Collection), url.PathEscape(b.Key)))
+		if err != nil {
+			return err
+		}
+		report.Blobs++
+		report.Bytes += n
+	}
+	for name, records := range export.Collections {
+		report.Records += len(records)
+		if export.External == "" {
+			continue
+		}
+		var lines strings.Builder
+		encoder := json.NewEncoder(&lines)
+		for _, r := range records {
+			if err := encoder.Encode(map[string]any{"customer": export.External, "key": r.Key, "fields": r.Fields}); err != nil {
+				return err
+			}
+		}
+		if err := errors.Join(os.MkdirAll(filepath.Join(report.To, "import"), 0o700),
+			writeFile(filepath.Join(report.To, "import", url.PathEscape(name)+".ndjson"), lines.String())); err != nil {
+			return err
+		}
+	}
+	text, err := json.MarshalIndent(export, "", "  ")
+	if err != nil {
+		return err
+	}
+	return writeFile(filepath.Join(report.To, "customer.json"), string(text)+"\n")
+}
+
+func (h *House) writeBlob(ctx context.Context, by actor.Actor, c customer.ID, b vault.ExportBlob, path string) (int64, error) {
+	r, err := h.Vault.ExportBlob(ctx, by, c, b)
+	if err != nil {
+		return 0, err
+	}
+	defer r.Close()
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return 0, err
+	}
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return 0, err
+	}
+	n, err := io.Copy(f, r)
+	if err == nil && n != r.Size {
+		err = fmt.Errorf("the blob %s/%s has %d bytes, and %d could be read", b.Collection, b.Key, r.Size, n)
+	}
+	return n, errors.Join(err, f.Sync(), f.Close())
 }
 
 // within opens a restored scratch database with this house's keys.
-func (h *House) within(ctx context.Context, by actor.Actor, options db.Options, fn func(restored *House) error) (err error) {
+func (h *House) within(ctx context.Context, by actor.Actor, options db.Options, fn func(ctx context.Context, restored *House) error) (err error) {
+	ctx = jobs.WithoutLease(ctx) // of the job that drills: the restored database knows it not
 	restored := &House{Config: h.Config, Metrics: prometheus.NewRegistry(), log: h.log, root: sharedRoot{h.root}, restoring: true}
 	defer func() { err = errors.Join(err, restored.Close()) }()
 	if err := restored.openDatabase(ctx, by, options); err != nil {
@@ -502,7 +628,7 @@ func (h *House) within(ctx context.Context, by actor.Actor, options db.Options, 
 	if _, err := restored.eraseAgain(ctx, by); err != nil {
 		return err
 	}
-	return fn(restored)
+	return fn(ctx, restored)
 }
 
 // drillSample is how many customers' records a drill opens.
@@ -532,7 +658,7 @@ func (h *House) drill(ctx context.Context, by actor.Actor, progress backup.Progr
 		scratch.Options, scratch.Drop = h.scratchOptions(folder), func(context.Context) error { return remove() }
 	}
 	scratch.Probe = func(ctx context.Context, served func()) (p backup.Probed, err error) {
-		err = h.within(ctx, by, scratch.Options, func(restored *House) error {
+		err = h.within(ctx, by, scratch.Options, func(ctx context.Context, restored *House) error {
 			if err := restored.settle(ctx); err != nil {
 				return err
 			}

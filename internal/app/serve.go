@@ -17,6 +17,7 @@ import (
 	"strongroom/internal/api"
 	"strongroom/internal/assurance"
 	"strongroom/internal/audit"
+	"strongroom/internal/backup"
 	"strongroom/internal/clock"
 	"strongroom/internal/config"
 	"strongroom/internal/edge"
@@ -102,10 +103,15 @@ func Serve(ctx context.Context, c config.Config, o Options) (_ *Server, err erro
 	if s.control, err = serveControl(house, c.Data, o.Log); err != nil {
 		return nil, err
 	}
+	if err := house.sweepScratch(); err != nil {
+		return nil, err
+	}
 	if err := s.edge.Listen(ctx); err != nil {
 		return nil, err
 	}
+	house.backups.since = clock.System.Now()
 	house.Jobs.Start(running)
+	house.Jobs.Wake(backup.JobSnapshot) // a fresh server's first snapshot does not wait for the job's pace
 	if err := s.edge.Start(running); err != nil {
 		return nil, err
 	}

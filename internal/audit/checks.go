@@ -244,3 +244,21 @@ func (t *Trail) CheckSearch(ctx context.Context) check.Observation {
 	}
 	return check.Held(did, "%d of %d events were found.", len(all), len(all)).With("sample", len(all))
 }
+
+// Begins reports whether the log of that size and root (base64) is the beginning of the log as tx sees it: what
+// was copied or published once must be.
+func (t *Trail) Begins(ctx context.Context, tx *db.Tx, size int64, root string) (bool, error) {
+	h, err := selectHead(ctx, tx)
+	if err != nil {
+		return false, err
+	}
+	tree, err := t.headTree(h)
+	if err != nil {
+		return false, err
+	}
+	hash, err := tlog.ParseHash(root)
+	if err != nil || size < 0 || size > tree.N {
+		return false, nil
+	}
+	return extends(tlog.Tree{N: size, Hash: hash}, tlog.TileHashReader(tree, tileReader{ctx, tx}))
+}

@@ -77,6 +77,12 @@ type Options struct {
 	Folder string
 	// Media is how many separate media have to hold a snapshot for it to count; 0 means 2.
 	Media int
+	// Regions are beginnings of the names of regions in which a repository may be. For the checks: the
+	// settings refuse others.
+	Regions []string
+	// Since is when the server began whose jobs take what is due. The checks of a server that has just begun
+	// wait for its first snapshot and drill; zero means that there are no jobs to wait for.
+	Since time.Time
 
 	// Files returns the settings and what belongs to them, by their path in the data folder: no secrets.
 	// nil means none.
@@ -176,6 +182,7 @@ type figures struct {
 	Copies   []Copy `json:"copies"`
 	Taken    int64  `json:"taken"`  // Unix microseconds
 	Erased   int64  `json:"erased"` // customers whose keys are in no copy any more
+	Event    string `json:"event"`  // of the trail, that records the run
 }
 
 func newSnapshotID(at time.Time) string {
@@ -200,7 +207,7 @@ func (b *Backup) of(part Part) []*Repository {
 func (b *Backup) key(ctx context.Context, part Part, create bool) (key *vaultKey, reached []*Repository, lost map[*Repository]error, err error) {
 	lost = make(map[*Repository]error)
 	var found *header
-	var empty []*Repository
+	var empty, outdated []*Repository // without a header, and with one that others than b.o.Recovery open
 	for _, r := range b.of(part) {
 		text, err := r.get(ctx, headerKey)
 		switch {
@@ -225,6 +232,10 @@ func (b *Backup) key(ctx context.Context, part Part, create bool) (key *vaultKey
 			continue
 		}
 		found = h
+		if create && len(b.o.Recovery) > 0 && h.RecoveryOf != b.recipients() {
+			outdated = append(outdated, r)
+			continue
+		}
 		reached = append(reached, r)
 	}
 	place := seal.Place{Room: "backup", Table: "repository", Record: string(part)}
@@ -253,13 +264,16 @@ func (b *Backup) key(ctx context.Context, part Part, create bool) (key *vaultKey
 		master = newMaster()
 		found = &header{Format: formatVersion, Installation: b.o.DB.Installation(), Environment: b.o.DB.Environment(), Part: part,
 			Server: b.o.Keys.Service(sealingKey).Seal(place, master)}
-		if len(b.o.Recovery) > 0 {
+	}
+	if create {
+		// Recipients that were named, or named anew, after the repository was made can open it too.
+		if of := b.recipients(); len(b.o.Recovery) > 0 && (found.RecoveryOf != of || len(outdated) > 0) {
 			if found.Recovery, err = sealToRecovery(master, b.o.Recovery); err != nil {
 				return nil, nil, lost, err
 			}
+			found.RecoveryOf = of
+			empty = append(empty, outdated...)
 		}
-	}
-	if create {
 		text, err := json.MarshalIndent(found, "", "  ")
 		if err != nil {
 			return nil, nil, lost, err
@@ -324,7 +338,8 @@ func (b *Backup) Take(ctx context.Context, by actor.Actor, how Taking) (Snapshot
 	s.Took = b.o.Clock.Now().Sub(began)
 	refusal := b.judge(&s, err, how.keysOnly)
 	r.ended = clock.Micros(began.Add(s.Took))
-	recorded := b.o.Trail.Do(context.WithoutCancel(ctx), by, audit.Event{Action: ActionRun, Resource: "snapshot " + s.ID}, func(tx *db.Tx, e *audit.Event) error {
+	event := audit.Event{ID: audit.NewID(), Action: ActionRun, Resource: "snapshot " + s.ID}
+	recorded := b.o.Trail.Do(context.WithoutCancel(ctx), by, event, func(tx *db.Tx, e *audit.Event) error {
 		if refusal != nil {
 			r.outcome, r.reason = "partial", refusal.Slug()
 			if err != nil {
@@ -333,7 +348,7 @@ func (b *Backup) Take(ctx context.Context, by actor.Actor, how Taking) (Snapshot
 			e.Deny(refusal)
 		}
 		r.figures.Rows, r.figures.Bytes, r.figures.NewBytes, r.figures.TreeSize = s.Rows, s.Bytes, s.NewBytes, s.TreeSize
-		r.figures.Copies, r.figures.Taken = s.Copies, clock.Micros(s.Taken)
+		r.figures.Copies, r.figures.Taken, r.figures.Event = s.Copies, clock.Micros(s.Taken), e.ID
 		return insertRun(context.WithoutCancel(ctx), tx, r)
 	})
 	if err != nil {
@@ -505,11 +520,16 @@ var errKEKsMoved = errors.New("the key-encryption keys changed while the backup 
 
 // keksOf says which KEKs are sealed to whom.
 func (b *Backup) keksOf(versions map[string][]uint32) string {
+	return keyring.KEKGeneration(versions) + "for " + b.recipients()
+}
+
+// recipients returns a digest of the recipients of the recovery keys.
+func (b *Backup) recipients() string {
 	h := sha256.New()
 	for _, r := range b.o.Recovery {
 		fmt.Fprintln(h, r) // as age writes it: the recipient is public
 	}
-	return keyring.KEKGeneration(versions) + "for " + hex.EncodeToString(h.Sum(nil)[:8])
+	return hex.EncodeToString(h.Sum(nil)[:8])
 }
 
 // exportKEKs has the KEKs sealed to the holders of the recovery keys, unless the snapshot before has them.

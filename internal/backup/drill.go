@@ -59,7 +59,11 @@ type Drill struct {
 	Passed      []string      `json:"passed"`
 	Failed      []string      `json:"failed,omitempty"` // check and reason
 	Certificate string        `json:"certificate"`      // DSSE envelope, JSON
+	Event       string        `json:"event"`            // of the trail
 }
+
+// resource is what the event of a drill is about.
+func (d *Drill) resource() string { return "drill " + d.ID + " of " + d.Snapshot }
 
 // Probed is what was found in a restored database.
 type Probed struct {
@@ -123,7 +127,8 @@ func (b *Backup) Drill(ctx context.Context, by actor.Actor, scratch Scratch, pro
 	if d.Certificate, err = b.certify(ctx, d, manifest, digest); err != nil {
 		return d, err
 	}
-	e.Resource = "drill " + d.ID + " of " + d.Snapshot
+	e.ID, e.Resource = audit.NewID(), d.resource()
+	d.Event = e.ID
 	var refusal *problem.Problem
 	if len(d.Failed) > 0 {
 		refusal = problem.New(problem.Conflict, "drill-failed", "The restore for practice failed: %s. The certificate says so too.", d.Failed[0])
@@ -298,10 +303,10 @@ func insertDrill(ctx context.Context, tx *db.Tx, d Drill) error {
 	return err
 }
 
-// selectDrill returns the newest drill, or nil.
-func selectDrill(ctx context.Context, tx *db.Tx) (*Drill, error) {
+// selectDrill returns the newest drill that began by now, or nil: a clock that was ahead hides none.
+func selectDrill(ctx context.Context, tx *db.Tx, now time.Time) (*Drill, error) {
 	var text string
-	err := tx.QueryRow(ctx, `SELECT certificate FROM backup_drill ORDER BY started_at DESC LIMIT $1`, 1).Scan(&text)
+	err := tx.QueryRow(ctx, `SELECT certificate FROM backup_drill WHERE started_at <= $1 ORDER BY started_at DESC LIMIT 1`, clock.Micros(now)).Scan(&text)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, nil
 	}

@@ -38,7 +38,7 @@ func (b *Backup) List(ctx context.Context, by actor.Actor) (Listing, error) {
 		if known, err = selectRuns(ctx, tx, 1<<20); err != nil {
 			return err
 		}
-		l.LastDrill, err = selectDrill(ctx, tx)
+		l.LastDrill, err = selectDrill(ctx, tx, b.o.Clock.Now())
 		return err
 	})
 	if err != nil {

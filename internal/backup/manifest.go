@@ -4,7 +4,9 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"golang.org/x/mod/sumdb/note"
@@ -25,6 +27,8 @@ type header struct {
 	// keys (age).
 	Server   []byte `json:"server"`
 	Recovery []byte `json:"recovery,omitempty"`
+	// RecoveryOf is the digest of the recipients that Recovery is sealed to.
+	RecoveryOf string `json:"recovery_of,omitempty"`
 }
 
 // Manifest says what one part of a snapshot consists of. It is stored encrypted, and signed.
@@ -56,6 +60,9 @@ type Manifest struct {
 	// says which KEKs and which holders.
 	KEKs   []byte `json:"keks,omitempty"`
 	KEKsOf string `json:"keks_of,omitempty"`
+
+	note      string // signed, as it was stored
+	statement string // that it must be over
 }
 
 // Copied is a table of a snapshot.
@@ -151,9 +158,33 @@ func (m *Manifest) seal(k *vaultKey, signer note.Signer) ([]byte, error) {
 // manifestName is the name for which the manifest's own object is sealed.
 func manifestName(id string) string { return "manifest " + id }
 
-// openManifest decrypts a manifest. With verifiers it also has to be signed by one of them. Without, as on
-// a fresh machine that has nothing but the recovery key, that it was encrypted under the repository's key
-// says that the installation made it.
+// signedBy returns the key, as its name and its hash, that is among the verifiers and signed the manifest.
+func (m *Manifest) signedBy(verifiers note.Verifiers) (key string, err error) {
+	n, err := note.Open([]byte(m.note), verifiers)
+	if err == nil && n.Text != m.statement {
+		err = errors.New("its signature is over another manifest")
+	}
+	if err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("%s+%08x", n.Sigs[0].Name, n.Sigs[0].Hash), nil
+}
+
+// signers names the keys that the manifest says signed it.
+func (m *Manifest) signers() string {
+	var unknown *note.UnverifiedNoteError
+	if _, err := note.Open([]byte(m.note), note.VerifierList()); !errors.As(err, &unknown) || len(unknown.Note.UnverifiedSigs) == 0 {
+		return "nobody"
+	}
+	var all []string
+	for _, s := range unknown.Note.UnverifiedSigs {
+		all = append(all, fmt.Sprintf("%s+%08x", s.Name, s.Hash))
+	}
+	return strings.Join(all, " and ")
+}
+
+// openManifest decrypts a manifest. With verifiers it also has to be signed by one of them. Without,
+// as on a fresh machine that has nothing but the recovery key, that is left to Plan.Signed.
 func openManifest(k *vaultKey, id string, stored []byte, verifiers note.Verifiers) (*Manifest, error) {
 	damaged := fmt.Errorf("%w: the manifest %s", ErrObject, id)
 	plaintext, err := k.open(manifestName(id), stored, false)
@@ -164,13 +195,12 @@ func openManifest(k *vaultKey, id string, stored []byte, verifiers note.Verifier
 	if err := json.Unmarshal(plaintext, &whole); err != nil {
 		return nil, damaged
 	}
+	m := &Manifest{note: whole.Note, statement: statement(whole.Manifest)}
 	if verifiers != nil {
-		n, err := note.Open([]byte(whole.Note), verifiers)
-		if err != nil || n.Text != statement(whole.Manifest) {
+		if _, err := m.signedBy(verifiers); err != nil {
 			return nil, fmt.Errorf("%w: the manifest %s is not signed by this installation", ErrObject, id)
 		}
 	}
-	m := new(Manifest)
 	if err := json.Unmarshal(whole.Manifest, m); err != nil || m.ID != id {
 		return nil, damaged
 	}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"filippo.io/age"
+	"golang.org/x/mod/sumdb/note"
 
 	"strongroom/internal/actor"
 	"strongroom/internal/audit"
@@ -88,9 +89,28 @@ func (p *Plan) Restore(ctx context.Context, o db.Options, into Into) (Restored, 
 	return p.Restored, err
 }
 
+// ErrSigner means that a manifest is signed by none of the keys that it must be signed by.
+var ErrSigner = errors.New("it is not signed by a key that was named")
+
+// Signed returns the key, as its name and its hash, that is among the verifiers and signed the manifest of the
+// data; that of the keys must be signed by one of them too. It fails with ErrSigner.
+func (p *Plan) Signed(by note.Verifiers) (key string, err error) {
+	for i, s := range p.sources {
+		signer, err := s.manifest.signedBy(by)
+		if err != nil {
+			return "", fmt.Errorf("the manifest of the %s, %s: %w, but by %s", s.manifest.Part, s.manifest.ID, ErrSigner, s.manifest.signers())
+		}
+		if i == 0 {
+			key = signer
+		}
+	}
+	return key, nil
+}
+
 // PlanRecovery looks up a snapshot, "" for the newest, on a machine that has nothing but the repositories
-// and a recovery key. Without the installation's keys the manifests' signatures cannot be checked yet: that
-// they were encrypted under the repositories' keys says that the installation made them.
+// and a recovery key. Without the installation's keys the manifests' signatures are not checked yet: that they
+// were encrypted under the repositories' keys says that somebody who has those made them. Whoever knows the
+// public key asks Plan.Signed before anything is restored, and everybody does with the keys that were restored.
 func PlanRecovery(ctx context.Context, repositories []*Repository, identities []age.Identity, id string) (*Plan, error) {
 	var parts []*source
 	for _, part := range []Part{Data, Keys} {

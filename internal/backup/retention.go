@@ -570,5 +570,15 @@ func (b *Backup) Delete(ctx context.Context, by actor.Actor, snapshot string, lo
 		p := problem.New(problem.Unavailable, "backup-delete-incomplete", "The snapshot %s is not deleted everywhere: a repository did not answer, or holds it under a lock. The approvals are used up.", snapshot).Because(err)
 		return b.o.Trail.Deny(ctx, by, e, p)
 	}
-	return nil
+	// Nothing needs its keys any more, and nobody misses it.
+	return b.o.DB.Update(ctx, func(tx *db.Tx) error {
+		return markPruned(ctx, tx, []string{snapshot}, clock.Micros(b.o.Clock.Now()))
+	})
+}
+
+// Leave has a restored installation begin without snapshots: those that its history knows lie in the
+// repositories of the installation that was copied, and are none of this one's.
+func Leave(ctx context.Context, tx *db.Tx, at time.Time) error {
+	_, err := tx.Exec(ctx, `UPDATE backup_run SET pruned_at = $1 WHERE pruned_at IS NULL`, clock.Micros(at))
+	return err
 }

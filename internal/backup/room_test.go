@@ -3,9 +3,10 @@ package backup
 import (
 	"bytes"
 	"context"
-	"crypto"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -293,6 +294,33 @@ func TestRecoveryPlan(t *testing.T) {
 	if _, err := plan.Restore(t.Context(), dbtest.SQLite(t), Into{}); err != nil {
 		t.Error(err)
 	}
+	// Who made the copies is told by their signature, against keys that somebody brings.
+	listed, err := h.keys.EvidenceKeys(t.Context())
+	if err != nil || len(listed) != 1 {
+		t.Fatalf("%v, %v", listed, err)
+	}
+	ours, err := note.NewVerifier(listed[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, encoded, err := note.GenerateKey(rand.Reader, ours.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	theirs, err := note.NewVerifier(encoded)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if key, err := plan.Signed(note.VerifierList(theirs, ours)); err != nil || !strings.HasPrefix(listed[0], key+"+") {
+		t.Errorf("%s, %v", key, err)
+	}
+	if _, err := plan.Signed(note.VerifierList(theirs)); !errors.Is(err, ErrSigner) || !strings.Contains(err.Error(), fmt.Sprintf("%08x", ours.KeyHash())) {
+		t.Errorf("signed by another key: %v", err)
+	}
+	plan.sources[1].manifest.statement += "x"
+	if _, err := plan.Signed(note.VerifierList(ours)); !errors.Is(err, ErrSigner) {
+		t.Errorf("a signature over another manifest: %v", err)
+	}
 	// The KEKs are exported once, and again only when they or the recipients change.
 	if p2, err := PlanRecovery(t.Context(), h.backup.o.Repositories, []age.Identity{holder}, ""); err != nil || !bytes.Equal(p2.KEKs, plan.KEKs) {
 		t.Errorf("the KEKs were sealed again: %v", err)
@@ -301,8 +329,10 @@ func TestRecoveryPlan(t *testing.T) {
 	if _, err := h.backup.Run(t.Context(), operator); err != nil {
 		t.Fatal(err)
 	}
-	if p2, err := PlanRecovery(t.Context(), h.backup.o.Repositories, []age.Identity{holder}, ""); err != nil || bytes.Equal(p2.KEKs, plan.KEKs) {
-		t.Errorf("the KEKs were not sealed to the new holder: %v", err)
+	for _, who := range []age.Identity{holder, stranger} { // who is named later opens the repositories too
+		if p2, err := PlanRecovery(t.Context(), h.backup.o.Repositories, []age.Identity{who}, ""); err != nil || bytes.Equal(p2.KEKs, plan.KEKs) {
+			t.Errorf("the KEKs were not sealed to the new holder: %v", err)
+		}
 	}
 }
 
@@ -440,7 +470,7 @@ func (h *house) certificate(t testing.TB, d Drill) *testresult.TestResult {
 	if err != nil {
 		t.Fatal(err)
 	}
-	verifier, err := dsse.NewEnvelopeVerifier(envelopeVerifier{v})
+	verifier, err := dsse.NewEnvelopeVerifier(certificateVerifier{v})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -473,19 +503,6 @@ func (h *house) certificate(t testing.TB, d Drill) *testresult.TestResult {
 	return result
 }
 
-type envelopeVerifier struct{ note.Verifier }
-
-func (v envelopeVerifier) Verify(_ context.Context, data, sig []byte) error {
-	if !v.Verifier.Verify(data, sig) {
-		return errors.New("the signature does not hold")
-	}
-	return nil
-}
-
-func (v envelopeVerifier) KeyID() (string, error) { return "", nil }
-
-func (v envelopeVerifier) Public() crypto.PublicKey { return nil }
-
 func TestSchedule(t *testing.T) {
 	at := func(text string) time.Time {
 		v, err := time.Parse("2006-01-02 15:04", text)
@@ -509,6 +526,7 @@ func TestSchedule(t *testing.T) {
 		{name: "only failed", runs: []run{ran(ClassDaily, "2026-05-04 11:00", "failed")}, now: "2026-05-04 12:00", due: "2026-05-04 12:00", class: ClassDaily},
 		{name: "next hour", runs: []run{ran(ClassDaily, "2026-05-04 11:30", "kept")}, now: "2026-05-04 12:00", due: "2026-05-04 12:30", class: ClassHourly},
 		{name: "partial does not count", runs: []run{ran(ClassHourly, "2026-05-04 12:20", "partial"), ran(ClassDaily, "2026-05-04 11:30", "kept")}, now: "2026-05-04 12:40", due: "2026-05-04 12:30", class: ClassHourly},
+		{name: "of a clock that was ahead", runs: []run{ran(ClassDaily, "2036-05-04 11:30", "kept"), ran(ClassDaily, "2026-05-04 11:30", "kept")}, now: "2026-05-04 12:40", due: "2026-05-04 12:30", class: ClassHourly},
 		{name: "the day's", runs: []run{ran(ClassHourly, "2026-05-05 02:00", "kept"), ran(ClassDaily, "2026-05-04 02:30", "kept")}, now: "2026-05-05 02:31", due: "2026-05-05 02:30", class: ClassDaily},
 		{name: "before the day's", runs: []run{ran(ClassHourly, "2026-05-05 02:00", "kept"), ran(ClassDaily, "2026-05-04 02:30", "kept")}, now: "2026-05-05 02:10", due: "2026-05-05 02:30", class: ClassDaily},
 	} {

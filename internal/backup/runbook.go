@@ -15,7 +15,12 @@ type Facts struct {
 	Data   string // folder
 	Engine string // of the database
 	Root   string // where the root key is
+	// Signers are the verifier keys (C2SP signed-note) of the manifests, the oldest first.
+	Signers []string
 }
+
+// noneCounts is what the guide says when there is nothing to restore.
+const noneCounts = "NONE COUNTS"
 
 //go:embed runbook.txt
 var runbookText string

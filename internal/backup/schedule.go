@@ -46,8 +46,8 @@ const continuousShare = 10
 var system = actor.OfSystem("backup")
 
 // Jobs returns the jobs that keep the copies up to date. open returns the Backup, whose repositories may be
-// others from run to run; configured says that there are any.
-func Jobs(s Schedule, engine db.Engine, configured bool, open func(ctx context.Context) (*Backup, error), drill func(ctx context.Context) error) []jobs.Job {
+// others from run to run; configured says that there are any. wake wakes a job.
+func Jobs(s Schedule, engine db.Engine, configured bool, open func(ctx context.Context) (*Backup, error), drill func(ctx context.Context) error, wake func(job string)) []jobs.Job {
 	with := func(run func(b *Backup, ctx context.Context) error) func(ctx context.Context) error {
 		return func(ctx context.Context) error {
 			b, err := open(ctx)
@@ -62,13 +62,23 @@ func Jobs(s Schedule, engine db.Engine, configured bool, open func(ctx context.C
 		return all
 	}
 	all = append(all,
-		jobs.Job{Name: JobSnapshot, Every: look, Quiet: true, Leased: true, Run: with((*Backup).whenDue)},
+		jobs.Job{Name: JobSnapshot, Every: look, Quiet: true, Leased: true, Run: with(func(b *Backup, ctx context.Context) error {
+			err := b.whenDue(ctx)
+			wake(JobDrill) // the first snapshot is tried at once
+			return err
+		})},
 		jobs.Job{Name: JobKeys, Every: look, Quiet: true, Leased: true, Run: with(func(b *Backup, ctx context.Context) error { return b.RefreshKeys(ctx, system) })})
 	if s.Continuous > 0 && engine == db.SQLite {
 		all = append(all, jobs.Job{Name: JobContinuous, Every: s.Continuous, Quiet: true, Leased: true, Run: with((*Backup).whenChanged)})
 	}
 	if s.DrillEvery > 0 {
-		all = append(all, jobs.Job{Name: JobDrill, Every: s.DrillEvery, Leased: true, Run: drill})
+		all = append(all, jobs.Job{Name: JobDrill, Every: look, Quiet: true, Leased: true, Run: with(func(b *Backup, ctx context.Context) error {
+			due, err := b.drillDue(ctx)
+			if err != nil || !due {
+				return err
+			}
+			return drill(ctx)
+		})})
 	}
 	return all
 }
@@ -92,7 +102,7 @@ func (s Schedule) due(runs []run, now time.Time) (time.Time, string) {
 	var lastDaily, last time.Time
 	for _, r := range runs {
 		at := clock.FromMicros(r.started)
-		if r.outcome != "kept" {
+		if r.outcome != "kept" || at.After(now) { // of a clock that was ahead: it says nothing of when the next is due
 			continue
 		}
 		if at.After(last) {
@@ -131,7 +141,7 @@ func (b *Backup) whenDue(ctx context.Context) error {
 	if now.Before(at) {
 		return nil
 	}
-	if len(runs) > 0 && runs[0].outcome != "kept" && now.Sub(clock.FromMicros(runs[0].ended)) < retryAfter {
+	if tried := lastTried(runs, now); tried != nil && tried.outcome != "kept" && now.Sub(clock.FromMicros(tried.ended)) < retryAfter {
 		return nil
 	}
 	if _, err = b.Take(ctx, system, Taking{Class: class}); err == nil && class == ClassDaily {
@@ -140,15 +150,75 @@ func (b *Backup) whenDue(ctx context.Context) error {
 	return err
 }
 
+// lastTried returns the newest run that ended by now, or nil.
+func lastTried(runs []run, now time.Time) *run {
+	for i := range runs {
+		if !clock.FromMicros(runs[i].ended).After(now) {
+			return &runs[i]
+		}
+	}
+	return nil
+}
+
+// newestKept returns when the newest snapshot that counts began; zero when there is none.
+func newestKept(runs []run, now time.Time) (newest time.Time) {
+	for _, r := range runs {
+		if at := clock.FromMicros(r.started); r.outcome == "kept" && at.After(newest) && !at.After(now) {
+			newest = at
+		}
+	}
+	return newest
+}
+
+// drillRetry is how long a drill that failed waits for the next try.
+const drillRetry = time.Hour
+
+// drillDue reports whether it is time to restore for practice: there is a snapshot that counts, and the last
+// drill is as old as the schedule says.
+func (b *Backup) drillDue(ctx context.Context) (bool, error) {
+	now := b.o.Clock.Now()
+	runs, err := b.runs(ctx, recent)
+	if err != nil || newestKept(runs, now).IsZero() {
+		return false, err
+	}
+	var d *Drill
+	err = b.o.DB.View(ctx, func(tx *db.Tx) (err error) {
+		d, err = selectDrill(ctx, tx, now)
+		return err
+	})
+	if err != nil || d == nil {
+		return err == nil, err
+	}
+	wait := b.o.Schedule.DrillEvery
+	if len(d.Failed) > 0 {
+		wait = min(wait, drillRetry)
+	}
+	return now.Sub(d.Started) >= wait, nil
+}
+
+// pace is the longest time between two snapshots, when all goes well.
+func (s Schedule) pace() time.Duration {
+	if s.Every > 0 {
+		return s.Every
+	}
+	return 24 * time.Hour
+}
+
+// overdue is the age from which on the newest snapshot, or drill, is a finding.
+func overdue(pace time.Duration) time.Duration { return 2*pace + time.Hour }
+
 // whenChanged takes a snapshot when the trail has grown by more than the last one's own events: every
 // change of anything leaves an event.
 func (b *Backup) whenChanged(ctx context.Context) error {
-	runs, err := b.runs(ctx, 1)
-	if err != nil || len(runs) == 0 {
-		return err // the first is whenDue's
+	runs, err := b.runs(ctx, recent)
+	if err != nil {
+		return err
 	}
-	last := runs[0]
 	now := b.o.Clock.Now()
+	last := lastTried(runs, now)
+	if last == nil {
+		return nil // the first is whenDue's
+	}
 	if took := time.Duration(last.ended-last.started) * time.Microsecond; now.Sub(clock.FromMicros(last.ended)) < took*continuousShare {
 		return nil
 	}
@@ -180,23 +250,14 @@ func (b *Backup) watch(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	pace := b.o.Schedule.Every
-	if pace == 0 {
-		pace = 24 * time.Hour
-	}
-	var newest time.Time
-	for _, r := range runs {
-		if at := clock.FromMicros(r.started); r.outcome == "kept" && at.After(newest) {
-			newest = at
-		}
-	}
 	now := b.o.Clock.Now()
+	pace, newest := b.o.Schedule.pace(), newestKept(runs, now)
 	switch {
 	case newest.IsZero() && len(runs) == 0:
 		return nil // the first is about to be taken
 	case newest.IsZero():
 		return b.o.Findings.Raise(ctx, FindingOverdue, "", "No snapshot has ever counted. See strongroom backup list, mend the repositories, and run strongroom backup run.")
-	case now.Sub(newest) > 2*pace+time.Hour:
+	case now.Sub(newest) > overdue(pace):
 		return b.o.Findings.Raise(ctx, FindingOverdue, "", fmt.Sprintf("The newest snapshot is of %s; one is due every %v. See strongroom backup list.", newest.UTC().Format(time.RFC3339), pace))
 	}
 	return b.o.Findings.Clear(ctx, FindingOverdue, "")

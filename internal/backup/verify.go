@@ -56,7 +56,7 @@ func (b *Backup) Verify(ctx context.Context, by actor.Actor, snapshot string, fu
 			return v, b.refuse(ctx, by, e, err)
 		}
 	}
-	err := b.verify(ctx, &v, full, progress)
+	err := b.verify(ctx, &v, full, true, progress)
 	if v.Snapshot != "" {
 		e.Resource = "snapshot " + v.Snapshot
 	}
@@ -71,7 +71,8 @@ func (b *Backup) Verify(ctx context.Context, by actor.Actor, snapshot string, fu
 	})
 }
 
-func (b *Backup) verify(ctx context.Context, v *Verification, full bool, progress Progress) error {
+// verify reads all objects or a sample, and with mend replaces what is damaged and tells the findings.
+func (b *Backup) verify(ctx context.Context, v *Verification, full, mend bool, progress Progress) error {
 	type copied struct {
 		key          *vaultKey
 		manifest     *Manifest
@@ -131,7 +132,7 @@ func (b *Backup) verify(ctx context.Context, v *Verification, full bool, progres
 			}
 			name := manifestPrefix + p.manifest.ID
 			if _, err := readManifest(ctx, p.key, []*Repository{r}, p.manifest.ID, b.o.Keys.EvidenceVerifiers()); err != nil {
-				fault(r, name, err, b.mendManifest(ctx, p.key, r, p.manifest) == nil)
+				fault(r, name, err, mend && b.mendManifest(ctx, p.key, r, p.manifest) == nil)
 			}
 			tick()
 			for _, name := range p.names {
@@ -142,13 +143,16 @@ func (b *Backup) verify(ctx context.Context, v *Verification, full bool, progres
 				v.Objects++
 				v.Bytes += n
 				if err != nil {
-					fault(r, name, err, b.mend(ctx, p.key, r, p.repositories, name, sizes[name]) == nil)
+					fault(r, name, err, mend && b.mend(ctx, p.key, r, p.repositories, name, sizes[name]) == nil)
 				}
 				tick()
 			}
 		}
 	}
 	for _, r := range b.o.Repositories {
+		if !mend {
+			break
+		}
 		if objects := faulty[r.Name]; len(objects) > 0 {
 			b.raise(ctx, FindingDamaged, r.Name, fmt.Sprintf("%d objects of the snapshot %s are missing or damaged here, or the repository does not answer. Mend it, run the backup again, and verify.", len(objects), v.Snapshot))
 		} else {
@@ -236,6 +240,7 @@ var errPlaintext = errors.New("what is stored is not ciphertext")
 const (
 	canary      = 16      // bytes of plaintext that must not be found in the ciphertext
 	leastProbed = 4 << 10 // bytes from which on the distribution says something
+	leastBits   = 7.9     // of entropy that each of so many random bytes has
 )
 
 // probe looks at stored bytes as somebody who has no key would: pieces of the plaintext must not be in
@@ -252,7 +257,7 @@ func probe(plaintext, stored []byte) error {
 	if len(stored) >= leastProbed {
 		// Random bytes of that length have more than 7.9 bits of entropy each, but for one in far more
 		// objects than there are.
-		if bits := entropy(stored); bits < 7.9 {
+		if bits := entropy(stored); bits < leastBits {
 			return fmt.Errorf("%w: its bytes have %.2f bits of entropy", errPlaintext, bits)
 		}
 	}

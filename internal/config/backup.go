@@ -92,12 +92,11 @@ func defaultBackup() Backup {
 }
 
 // DevBackup returns two folders for each part below the data folder, and a recovery key's recipient. They
-// are separate media in name only, and drills wait to be asked for.
+// are separate media in name only.
 func DevBackup(recipient string) Backup {
 	b := defaultBackup()
 	b.Recipients = []string{recipient}
 	b.Label, b.Jurisdiction = "development", "none"
-	b.DrillEvery = 0
 	for _, part := range []string{"data", "keys"} {
 		for i, name := range []string{"near", "far"} {
 			b.Repositories = append(b.Repositories, Repository{

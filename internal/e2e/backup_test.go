@@ -1,6 +1,8 @@
 package e2e
 
 import (
+	"bytes"
+	"crypto/rand"
 	"encoding/json"
 	"os"
 	"os/exec"
@@ -10,6 +12,9 @@ import (
 	"testing"
 	"time"
 
+	signednote "golang.org/x/mod/sumdb/note"
+
+	"strongroom/client"
 	"strongroom/internal/db/dbtest"
 )
 
@@ -24,6 +29,10 @@ func TestBackup(t *testing.T) {
 			if _, err := p.app.Collection("profile").Put(t.Context(), "main", map[string]any{"given_name": "Ada", "family_name": "Lovelace"}); err != nil {
 				t.Fatal(err)
 			}
+		}
+		scan := bytes.Repeat([]byte("a document of many pages. "), 100_000)
+		if _, err := s.service().For("show-to-customer").Blobs(stays.id, "profile").Put(t.Context(), "scan", bytes.NewReader(scan), client.IfNew()); err != nil {
+			t.Fatal(err)
 		}
 		var first, list struct {
 			ID        string
@@ -70,17 +79,21 @@ func TestBackup(t *testing.T) {
 		trail := filepath.Join(t.TempDir(), "trail")
 		must(t, "backup", "restore", "--data", data, "--only", "audit", "--to", trail)
 		must(t, "audit", "verify", "--data", trail)
-		one := filepath.Join(t.TempDir(), "one.ndjson")
+		one := filepath.Join(t.TempDir(), "one")
 		must(t, "backup", "restore", "--data", data, "--snapshot", first.ID, "--customer", stays.id, "--to", one)
-		if text, err := os.ReadFile(one); err != nil || !strings.Contains(string(text), "Lovelace") {
+		text, err := os.ReadFile(filepath.Join(one, "customer.json"))
+		if err != nil || !strings.Contains(string(text), "Lovelace") || !strings.Contains(string(text), stays.phone) {
 			t.Errorf("one customer: %s, %v", text, err)
 		}
-		gone := filepath.Join(t.TempDir(), "gone.ndjson")
+		if back, err := os.ReadFile(filepath.Join(one, "blobs", "profile", "scan")); err != nil || !bytes.Equal(back, scan) {
+			t.Errorf("one customer's blob: %d bytes, %v", len(back), err)
+		}
+		gone := filepath.Join(t.TempDir(), "gone")
 		if r := command(t, "backup", "restore", "--data", data, "--snapshot", first.ID, "--customer", leaves.id, "--to", gone); r.code == 0 || !strings.Contains(r.stderr, "customer-erased") {
 			t.Errorf("who was erased is restored: %v", r)
 		}
 		if _, err := os.Stat(gone); err == nil {
-			t.Error("an empty file was left")
+			t.Error("an empty folder was left")
 		}
 
 		// The server burns down.
@@ -99,7 +112,16 @@ func TestBackup(t *testing.T) {
 		for _, name := range []string{"near-data", "far-keys"} {
 			recover = append(recover, "--repository", filepath.Join(safe, "backups", name))
 		}
-		must(t, recover...)
+		_, other, err := signednote.GenerateKey(rand.Reader, "strongroom/dev/other")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r := command(t, append(recover, "--manifest-key", other)...); r.code == 0 || !strings.Contains(r.stderr, "not signed by a key that was named") {
+			t.Errorf("copies that another key has signed: %v", r)
+		}
+		if r := must(t, recover...); !strings.Contains(r.stdout, "The manifests are signed by strongroom/dev/") {
+			t.Errorf("%v", r) // the development recovery key's file names who signs
+		}
 		checkRestored(t, before, stays.id, leaves.id, "--data", fresh)
 		again := start(t, "dev", fresh)
 		stays.moveTo(again)

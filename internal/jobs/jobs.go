@@ -452,6 +452,12 @@ func (w *worker) report(ctx context.Context, outcome, run string, took time.Dura
 
 type leaseKey struct{}
 
+// WithoutLease returns a context without the lease under which a job runs: for what a leased job does in
+// another database, where the lease is none.
+func WithoutLease(ctx context.Context) context.Context {
+	return context.WithValue(ctx, leaseKey{}, nil)
+}
+
 // LeaseOf returns the lease under which a leased job runs, from the context that it was given.
 func LeaseOf(ctx context.Context) (Lease, bool) {
 	l, ok := ctx.Value(leaseKey{}).(Lease)

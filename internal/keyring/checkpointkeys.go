@@ -10,15 +10,15 @@ import (
 // CheckpointKeys returns the verifier keys (C2SP signed-note) of all versions of the key that signs
 // checkpoints, oldest first. They are public: whoever checks the log needs them.
 func (k *Keyring) CheckpointKeys(ctx context.Context) ([]string, error) {
-	return k.verifierKeys(ctx, KeyCheckpoint)
+	return k.publicKeys(ctx, KeyCheckpoint)
 }
 
-// EvidenceKeys returns those of the key that signs evidence.
+// EvidenceKeys returns the same of the key that signs evidence: certificates, and the manifests of backups.
 func (k *Keyring) EvidenceKeys(ctx context.Context) ([]string, error) {
-	return k.verifierKeys(ctx, KeyEvidence)
+	return k.publicKeys(ctx, KeyEvidence)
 }
 
-func (k *Keyring) verifierKeys(ctx context.Context, name string) ([]string, error) {
+func (k *Keyring) publicKeys(ctx context.Context, name string) ([]string, error) {
 	d := serviceDefinitions[slices.IndexFunc(serviceDefinitions, func(d serviceDefinition) bool { return d.name == name })]
 	var keys []string
 	err := k.db.View(ctx, func(tx *db.Tx) error {
