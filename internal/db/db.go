@@ -44,6 +44,9 @@ type Options struct {
 	Create bool
 	// Schema is the migration to stop at, for a copy to be restored that was made then; 0 means the newest.
 	Schema int64
+	// Bulk is for a database that is being restored. Its commits keep their order, but survive a power cut
+	// only once a later commit of one who opened it without Bulk does. What takes long is not cut off.
+	Bulk bool
 
 	Clock   clock.Clock           // nil means clock.System
 	Log     *slog.Logger          // nil discards
@@ -101,6 +104,8 @@ type DB struct {
 type engine interface {
 	update(ctx context.Context, level sql.IsolationLevel, fn func(*Tx) error) ([]func(), error)
 	view(ctx context.Context, fn func(*Tx) error) error
+	// snapshot is view for one who reads a great deal, with Each.
+	snapshot(ctx context.Context, fn func(*Tx) error) error
 	// read is Read.
 	read(ctx context.Context, fn func(*Tx) error) error
 	// space reports whether there is room to write, as far as that can be known without writing.
@@ -234,6 +239,8 @@ type runner interface {
 	exec(ctx context.Context, query string, args []any) (int64, error)
 	query(ctx context.Context, query string, args []any) (*sql.Rows, error)
 	queryRow(ctx context.Context, query string, args []any) *sql.Row
+	// each is Each.
+	each(ctx context.Context, query string, args []any, f func([]Value) error) error
 	// sticky reports whether err decides the whole transaction's fate, whatever fn makes of it.
 	sticky(err error) bool
 }
