@@ -56,6 +56,7 @@ type copier struct {
 	sealers      chan struct{} // bounds what is sealed beside the reading of rows
 	whole        bool          // fold changes into the segments
 	tell         func(rows int64)
+	way          *way                            // nil gives way to nobody
 	wait         sync.WaitGroup                  // for those
 	pending      map[*Repository]*sync.WaitGroup // for what is being stored in each repository
 
@@ -72,7 +73,7 @@ func newCopier(key *vaultKey, repositories []*Repository, segment int) *copier {
 		key: key, repositories: repositories, segment: segment, slots: make(chan struct{}, inFlight),
 		// One core reads, and one is left to those for whom the server is there.
 		sealers: make(chan struct{}, max(0, runtime.GOMAXPROCS(0)-2)),
-		sizes: make(map[string]int64), lost: make(map[*Repository]error), behind: make(map[*Repository]bool),
+		sizes:   make(map[string]int64), lost: make(map[*Repository]error), behind: make(map[*Repository]bool),
 		pending: make(map[*Repository]*sync.WaitGroup),
 	}
 	for _, r := range repositories {
@@ -343,6 +344,9 @@ func (w *tableCopy) all(ctx context.Context, tx *db.Tx) (bytes int64, err error)
 	err = tx.Each(ctx, selectRows(w.table), func(values []db.Value) error {
 		if n++; n%tellEvery == 0 && w.tell != nil {
 			w.tell(tellEvery)
+		}
+		if n%giveWayEvery == 0 && w.way != nil {
+			w.way.give(ctx)
 		}
 		row = appendRow(row[:0], values)
 		for i, column := range w.table.Key {

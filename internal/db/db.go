@@ -97,7 +97,9 @@ type DB struct {
 	environment  string
 	metrics      *metrics
 	// full is true after a write failed for want of space, until the next one succeeds.
-	full atomic.Bool
+	full    atomic.Bool
+	begun   atomic.Int64 // updates that were asked for
+	running atomic.Int64 // those that have no outcome yet
 }
 
 // engine is what SQLite and PostgreSQL do differently.
@@ -162,6 +164,9 @@ func (d *DB) UpdateReadCommitted(ctx context.Context, fn func(tx *Tx) error) err
 
 func (d *DB) update(ctx context.Context, level sql.IsolationLevel, fn func(*Tx) error) error {
 	began := time.Now()
+	d.begun.Add(1)
+	d.running.Add(1)
+	defer d.running.Add(-1)
 	after, err := d.engine.update(ctx, level, fn)
 	d.metrics.update.Observe(time.Since(began).Seconds())
 	if err != nil {
@@ -189,6 +194,10 @@ func (d *DB) View(ctx context.Context, fn func(tx *Tx) error) error {
 func (d *DB) Read(ctx context.Context, fn func(tx *Tx) error) error {
 	return d.engine.read(ctx, fn)
 }
+
+// Updates returns how many updates this process has asked for since it opened the database, and how many of
+// them wait for their outcome: for work that can wait and gives way to them.
+func (d *DB) Updates() (begun, running int64) { return d.begun.Load(), d.running.Load() }
 
 // Installation returns the identifier that the database was given when it was made, "ins_…".
 func (d *DB) Installation() string { return d.installation }

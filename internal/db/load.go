@@ -111,6 +111,9 @@ func (d *DB) copyIn(ctx context.Context, t Table, next func(row []Value) (bool, 
 	err = c.Raw(func(driver any) (err error) {
 		source := &copySource{next: next, row: make([]Value, len(t.Columns)), values: make([]any, len(t.Columns))}
 		loaded, err = driver.(*stdlib.Conn).Conn().CopyFrom(ctx, pgx.Identifier{t.Name}, names, source)
+		if source.err != nil {
+			return source.err
+		}
 		return err
 	})
 	return loaded, err
