@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"fmt"
 	"strconv"
 	"strings"
 
@@ -107,10 +108,76 @@ func countPending(ctx context.Context, tx *db.Tx) (n int64, err error) {
 
 // selectLeaves returns the events with an index from lo to hi-1 in order; places may be missing.
 func selectLeaves(ctx context.Context, tx *db.Tx, lo, hi int64) ([]placed, error) {
-	return queryPlaced(ctx, tx, make([]placed, 0, hi-lo), `
+	all := make([]placed, 0, hi-lo)
+	err := tx.Each(ctx, `
 		SELECT `+boundedText("l.event_id")+`, l.idx, `+eventColumns+`
 		FROM event_leaf l LEFT JOIN event e ON e.id = l.event_id
-		WHERE l.idx >= $1 AND l.idx < $2 ORDER BY l.idx LIMIT $3`, lo, hi, 2*(hi-lo))
+		WHERE l.idx >= $1 AND l.idx < $2 ORDER BY l.idx LIMIT $3`, func(columns []db.Value) error {
+		all = append(all, placed{})
+		p := &all[len(all)-1]
+		before := p // the event before, with which this one shares many texts
+		if len(all) > 1 {
+			before = &all[len(all)-2]
+		}
+		c := &columnReader{columns: columns}
+		c.text(&p.event, "")
+		c.number(&p.index)
+		c.number(&p.version)
+		c.number(&p.madeAt)
+		c.text(&p.actorKind, before.actorKind)
+		c.text(&p.actorID, before.actorID)
+		c.text(&p.device, before.device)
+		c.text(&p.session, before.session)
+		c.text(&p.action, before.action)
+		c.text(&p.resource, before.resource)
+		c.text(&p.customer, before.customer)
+		c.text(&p.outcome, before.outcome)
+		c.text(&p.reason, before.reason)
+		c.text(&p.transaction, before.transaction)
+		c.text(&p.request, before.request)
+		c.text(&p.sealedUnder, before.sealedUnder)
+		c.bytes(&p.commitment)
+		c.bytes(&p.sealed)
+		c.number(&p.macVersion)
+		c.bytes(&p.mac)
+		p.id = p.event
+		return c.err
+	}, lo, hi, 2*(hi-lo))
+	return all, err
+}
+
+// columnReader takes the columns of a row one after the other.
+type columnReader struct {
+	columns []db.Value
+	err     error
+}
+
+func (c *columnReader) next(kind db.ColumnType, nullable bool) db.Value {
+	v := c.columns[0]
+	c.columns = c.columns[1:]
+	if v.Kind != kind && (v.Kind != 0 || !nullable) {
+		c.err = fmt.Errorf("a column of an event is of type %q", v.Kind)
+		return db.Value{}
+	}
+	return v
+}
+
+// text takes a text; like is one that it is often equal to, which saves memory.
+func (c *columnReader) text(dst *string, like string) {
+	if v := c.next(db.TextColumn, false); string(v.Bytes) == like {
+		*dst = like
+	} else {
+		*dst = string(v.Bytes)
+	}
+}
+
+func (c *columnReader) number(dst *int64) { *dst = c.next(db.IntColumn, false).Int }
+
+// bytes takes a blob; nil is NULL.
+func (c *columnReader) bytes(dst *[]byte) {
+	if v := c.next(db.BlobColumn, true); v.Kind != 0 {
+		*dst = append(make([]byte, 0, len(v.Bytes)), v.Bytes...)
+	}
 }
 
 // selectStrays returns the places that are not from 0 to size-1, at most limit.

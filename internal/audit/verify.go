@@ -420,7 +420,7 @@ func (v *verification) read(ctx context.Context, lo, hi int64) *page {
 	var events []placed
 	var checkpoints []checkpointRow
 	known := make(rings)
-	p.err = v.db.View(ctx, func(tx *db.Tx) (err error) {
+	p.err = v.db.Snapshot(ctx, func(tx *db.Tx) (err error) {
 		if events, err = selectLeaves(ctx, tx, lo, hi); err != nil {
 			return err
 		}

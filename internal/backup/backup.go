@@ -438,6 +438,7 @@ func (b *Backup) take(ctx context.Context, by actor.Actor, began time.Time, how 
 	if err := b.exportKEKs(ctx, by, parts[Keys]); err != nil {
 		return err
 	}
+	way := newWay(b.o.DB.Updates)
 	err := b.o.DB.Snapshot(ctx, func(tx *db.Tx) error {
 		schema, err := tx.SchemaVersion(ctx)
 		if err != nil {
@@ -484,7 +485,7 @@ func (b *Backup) take(ctx context.Context, by actor.Actor, began time.Time, how 
 			if t == nil || table.Name == restoringTable {
 				continue
 			}
-			t.tell = tell
+			t.tell, t.way = tell, way
 			copied, bytes, err := t.copyTable(ctx, tx, table, t.before[table.Name])
 			if err != nil {
 				return err

@@ -268,13 +268,13 @@ func TestAnyHistoryRestores(t *testing.T) {
 // rowsOf counts and hashes the rows that the segments of a table restore to.
 func rowsOf(rt *rapid.T, c *copier, t Copied) (int64, string) {
 	type row struct {
-		key     []any
+		key     []db.Value
 		content []byte
 	}
 	var all []row
 	for _, s := range t.Segments {
 		err := restoreSegment(context.Background(), c.key, &t.Table, s, c.open, func(content []byte) error {
-			values, key := make([]any, len(t.Columns)), make([]any, len(t.Key))
+			values, key := make([]db.Value, len(t.Columns)), make([]db.Value, len(t.Key))
 			if err := readRow(content, values, t.Columns); err != nil {
 				return err
 			}

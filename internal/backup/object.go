@@ -100,19 +100,33 @@ func objectPlace(name string) seal.Place {
 // sealedKeySize is how long a sealed file key is.
 const sealedKeySize = stream.KeySize + seal.Overhead
 
-var encoders = sync.Pool{New: func() any {
-	e, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1))
-	if err != nil {
-		panic("backup: " + err.Error()) // only for options that do not exist
-	}
-	return e
-}}
+// The encoder and the decoder are kept for good: each has some megabytes that it works in.
+var (
+	encoder = sync.OnceValue(func() *zstd.Encoder {
+		e, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithWindowSize(1<<20), zstd.WithLowerEncoderMem(true))
+		if err != nil {
+			panic("backup: " + err.Error()) // only for options that do not exist
+		}
+		return e
+	})
+	decoder = sync.OnceValue(func() *zstd.Decoder {
+		d, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecoderMaxMemory(maxObject))
+		if err != nil {
+			panic("backup: " + err.Error())
+		}
+		return d
+	})
+)
+
+// packing are buffers for what is compressed and not encrypted yet.
+var packing = sync.Pool{New: func() any { return new([]byte) }}
 
 // seal returns the object with that name and plaintext, as it is stored.
 func (k *vaultKey) seal(name string, plaintext []byte) ([]byte, error) {
-	encoder := encoders.Get().(*zstd.Encoder)
-	defer encoders.Put(encoder)
-	packed := encoder.EncodeAll(plaintext, make([]byte, 0, len(plaintext)/2+1024))
+	buffer := packing.Get().(*[]byte)
+	defer packing.Put(buffer)
+	*buffer = encoder().EncodeAll(plaintext, (*buffer)[:0])
+	packed := *buffer
 	fileKey := stream.NewFileKey()
 	defer clear(fileKey)
 	stored := make([]byte, 0, sealedKeySize+len(packed)+int(stream.Chunks(int64(len(packed))))*stream.Overhead)
@@ -146,17 +160,12 @@ func (k *vaultKey) open(name string, stored []byte, byContent bool) ([]byte, err
 	if err != nil {
 		return nil, err
 	}
-	decoder, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(maxObject))
-	if err != nil {
+	packed := bytes.NewBuffer(make([]byte, 0, len(stored)+bytes.MinRead))
+	if _, err := packed.ReadFrom(r); err != nil {
 		return nil, fmt.Errorf("%w: %s", ErrObject, name)
 	}
-	defer decoder.Close()
-	plaintext, err := io.ReadAll(io.LimitReader(decoder, maxObject+1))
+	plaintext, err := decoder().DecodeAll(packed.Bytes(), nil)
 	if err != nil || len(plaintext) > maxObject {
-		return nil, fmt.Errorf("%w: %s", ErrObject, name)
-	}
-	// The decoder may stop before the last chunk; what follows must be the proper end all the same.
-	if _, err := io.Copy(io.Discard, r); err != nil {
 		return nil, fmt.Errorf("%w: %s", ErrObject, name)
 	}
 	if byContent && !hmac.Equal([]byte(k.nameOf(plaintext)), []byte(name)) {

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 
 	"strongroom/internal/db"
 )
@@ -49,6 +50,9 @@ type Into struct {
 	// Finish makes the restored database fit to serve, before it counts as one. It opens the database
 	// itself. nil does nothing.
 	Finish func(ctx context.Context) error
+
+	// unindexed is from how many rows on a table is loaded without its indexes; 0 means 10,000.
+	unindexed int64
 }
 
 // restoreInto makes the database that o describes out of the sources, one for each part, and leaves it closed.
@@ -126,18 +130,22 @@ func fill(ctx context.Context, o db.Options, sources []*source, into Into) (err 
 	for _, s := range sources {
 		total += s.manifest.Rows
 	}
+	o.Bulk = true // the last commit of all, in restoreInto, has the disk keep the others too
 	d, err := db.Open(ctx, o)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, d.Close()) }()
-	finished, err := beginRestore(ctx, d, what, into.Replace)
+	so, err := beginRestore(ctx, d, what, sources, into.Replace)
 	if err != nil {
 		return err
 	}
+	if into.unindexed == 0 {
+		into.unindexed = 10_000
+	}
 	for _, s := range sources {
 		for _, t := range s.manifest.Tables {
-			if finished[t.Name] {
+			if so.finished[t.Name] {
 				done += t.Rows
 				continue
 			}
@@ -147,21 +155,14 @@ func fill(ctx context.Context, o db.Options, sources []*source, into Into) (err 
 				}
 				continue
 			}
-			if err := d.Clear(ctx, t.Table); err != nil {
-				return fmt.Errorf("table %s: %w", t.Name, err)
-			}
-			for _, segment := range t.Segments {
-				n, err := s.load(ctx, d, &t.Table, segment)
-				if err != nil {
-					return fmt.Errorf("table %s: %w", t.Name, err)
-				}
-				done += n
+			err := s.fillTable(ctx, d, t, t.Rows >= into.unindexed, so.indexes[t.Name], func(rows int64) {
+				done += rows
 				if into.Progress != nil {
 					into.Progress(done, total)
 				}
-			}
-			if err := markDone(ctx, d, t.Name); err != nil {
-				return err
+			})
+			if err != nil {
+				return fmt.Errorf("table %s: %w", t.Name, err)
 			}
 		}
 	}
@@ -174,14 +175,23 @@ func fill(ctx context.Context, o db.Options, sources []*source, into Into) (err 
 	})
 }
 
+// soFar is what a restore that was cut off has done.
+type soFar struct {
+	finished map[string]bool     // tables
+	indexes  map[string][]string // table → the statements that make its indexes, which are dropped
+}
+
+// indexMark begins the name under which restoring keeps a statement; the table and a number follow.
+const indexMark = "index "
+
 // beginRestore refuses a database in which anything ever happened, unless a restore was cut off there or it may
-// be replaced, and returns the tables that are done.
-func beginRestore(ctx context.Context, d *db.DB, what string, replace bool) (finished map[string]bool, err error) {
+// be replaced, and returns what is done.
+func beginRestore(ctx context.Context, d *db.DB, what string, sources []*source, replace bool) (so soFar, err error) {
 	begun, goesOn := "", false
-	finished = make(map[string]bool)
+	so = soFar{make(map[string]bool), make(map[string][]string)}
 	var used int64
 	err = d.View(ctx, func(tx *db.Tx) error {
-		rows, err := tx.Query(ctx, `SELECT name, detail FROM restoring WHERE name >= $1`, "")
+		rows, err := tx.Query(ctx, `SELECT name, detail FROM restoring WHERE name >= $1 ORDER BY name`, "")
 		if err != nil {
 			return err
 		}
@@ -193,8 +203,11 @@ func beginRestore(ctx context.Context, d *db.DB, what string, replace bool) (fin
 			}
 			if name == "" {
 				begun, goesOn = detail, true
+			} else if index, ok := strings.CutPrefix(name, indexMark); ok {
+				table, _, _ := strings.Cut(index, " ")
+				so.indexes[table] = append(so.indexes[table], detail)
 			} else {
-				finished[name] = true
+				so.finished[name] = true
 			}
 		}
 		if err := rows.Err(); err != nil {
@@ -204,13 +217,21 @@ func beginRestore(ctx context.Context, d *db.DB, what string, replace bool) (fin
 	})
 	switch {
 	case err != nil:
-		return nil, err
+		return so, err
 	case goesOn && begun == what:
-		return finished, nil
+		return so, nil
 	case used > 0 && !goesOn && !replace:
-		return nil, ErrOccupied
+		return so, ErrOccupied
 	}
-	return nil, d.Update(ctx, func(tx *db.Tx) error {
+	return soFar{}, d.Update(ctx, func(tx *db.Tx) error {
+		for table, statements := range so.indexes { // the other restore was cut off in this table
+			if err := tx.Empty(ctx, db.Table{Name: table}); err != nil {
+				return err
+			}
+			if err := runAll(ctx, tx, statements); err != nil {
+				return err
+			}
+		}
 		if _, err := tx.Exec(ctx, `DELETE FROM restoring WHERE name >= $1`, ""); err != nil {
 			return err
 		}
@@ -219,11 +240,68 @@ func beginRestore(ctx context.Context, d *db.DB, what string, replace bool) (fin
 	})
 }
 
-func markDone(ctx context.Context, d *db.DB, table string) error {
+func runAll(ctx context.Context, tx *db.Tx, statements []string) error {
+	for _, s := range statements {
+		if _, err := tx.Exec(ctx, s); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// fillTable puts the rows of a table into the database, and notes that it is done. A large one is unindexed
+// meanwhile; again are the statements for the indexes of one in which a restore was cut off.
+func (s *source) fillTable(ctx context.Context, d *db.DB, t Copied, unindexed bool, again []string, tell func(rows int64)) error {
+	var err error
+	if unindexed || len(again) > 0 {
+		again, err = unindex(ctx, d, t.Table, again)
+	} else {
+		err = d.Clear(ctx, t.Table)
+	}
+	if err != nil {
+		return err
+	}
+	if err := s.load(ctx, d, t, tell); err != nil {
+		return err
+	}
 	return d.Update(ctx, func(tx *db.Tx) error {
-		_, err := tx.Exec(ctx, `INSERT INTO restoring (name, detail) VALUES ($1, $2)`, table, "done")
+		if err := runAll(ctx, tx, again); err != nil {
+			return err
+		}
+		for i := range again {
+			if _, err := tx.Exec(ctx, `DELETE FROM restoring WHERE name = $1`, indexNote(t.Table, i)); err != nil {
+				return err
+			}
+		}
+		_, err := tx.Exec(ctx, `INSERT INTO restoring (name, detail) VALUES ($1, $2)`, t.Name, "done")
 		return err
 	})
+}
+
+func indexNote(t db.Table, i int) string { return fmt.Sprintf("%s%s %03d", indexMark, t.Name, i) }
+
+// unindex empties a table and drops its indexes, unless they are dropped already, and notes how they are made
+// again in the same transaction.
+func unindex(ctx context.Context, d *db.DB, t db.Table, dropped []string) (again []string, err error) {
+	err = d.Update(ctx, func(tx *db.Tx) error {
+		if err := tx.Empty(ctx, t); err != nil {
+			return err
+		}
+		if again = dropped; len(again) > 0 {
+			return nil
+		}
+		var err error
+		if again, err = tx.DropIndexes(ctx, t); err != nil {
+			return err
+		}
+		for i, statement := range again {
+			if _, err := tx.Exec(ctx, `INSERT INTO restoring (name, detail) VALUES ($1, $2)`, indexNote(t, i), statement); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return again, err
 }
 
 // Unfinished reports whether a restore into d was cut off: such a database must not serve.
@@ -243,11 +321,25 @@ func (s *source) replace(ctx context.Context, d *db.DB, t Copied) error {
 		names[i], marks[i] = `"`+c.Name+`"`, fmt.Sprintf("$%d", i+1)
 	}
 	var rows [][]any
+	values := make([]db.Value, len(t.Columns))
 	for _, segment := range t.Segments {
 		err := restoreSegment(ctx, s.key, &t.Table, segment, s.open, func(row []byte) error {
-			values := make([]any, len(t.Columns))
-			rows = append(rows, values)
-			return readRow(row, values, t.Columns)
+			if err := readRow(row, values, t.Columns); err != nil {
+				return err
+			}
+			args := make([]any, len(values))
+			for i, v := range values {
+				switch v.Kind {
+				case db.IntColumn:
+					args[i] = v.Int
+				case db.TextColumn:
+					args[i] = string(v.Bytes)
+				case db.BlobColumn:
+					args[i] = v.Bytes
+				}
+			}
+			rows = append(rows, args)
+			return nil
 		})
 		if err != nil {
 			return err
@@ -267,22 +359,119 @@ func (s *source) replace(ctx context.Context, d *db.DB, t Copied) error {
 	})
 }
 
-// load puts the rows of a segment into the database.
-func (s *source) load(ctx context.Context, d *db.DB, t *db.Table, segment Segment) (int64, error) {
-	var rows [][]byte
-	err := restoreSegment(ctx, s.key, t, segment, s.open, func(row []byte) error {
+// batchBytes is about how much is loaded in one transaction. opened is how many segments are opened ahead.
+const (
+	batchBytes = 8 << 20
+	opened     = 2
+)
+
+// load puts the rows of a table into the database. Segments are opened while those before are written: one
+// after the other with SQLite, which has one writer, and over two connections with PostgreSQL, for which a
+// row's place in the table does not matter.
+func (s *source) load(ctx context.Context, d *db.DB, t Copied, tell func(rows int64)) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var work sync.WaitGroup
+	run := func(f func() error) {
+		work.Go(func() {
+			if err := f(); err != nil {
+				cancel(err)
+			}
+		})
+	}
+	ahead := make(chan chan [][]byte, opened)
+	run(func() error {
+		defer close(ahead)
+		for _, segment := range t.Segments {
+			out := make(chan [][]byte, 1)
+			select {
+			case ahead <- out:
+			case <-ctx.Done():
+				return nil
+			}
+			run(func() error {
+				rows, err := s.rows(ctx, &t.Table, segment)
+				if err == nil {
+					out <- rows
+				}
+				return err
+			})
+		}
+		return nil
+	})
+	// take returns the next segment that has rows, nil after the last.
+	take := func() ([][]byte, error) {
+		for {
+			select {
+			case out := <-ahead:
+				if out == nil {
+					return nil, context.Cause(ctx)
+				}
+				select {
+				case rows := <-out:
+					if len(rows) > 0 {
+						return rows, nil
+					}
+				case <-ctx.Done():
+				}
+			case <-ctx.Done():
+			}
+			if ctx.Err() != nil {
+				return nil, context.Cause(ctx)
+			}
+		}
+	}
+	writers := 1
+	if d.Engine() == db.PostgreSQL {
+		writers = 2
+	}
+	var telling sync.Mutex
+	for range writers {
+		run(func() error {
+			for {
+				n, err := loadBatch(ctx, d, &t.Table, take)
+				if err != nil || n == 0 {
+					return err
+				}
+				telling.Lock()
+				tell(n)
+				telling.Unlock()
+			}
+		})
+	}
+	work.Wait()
+	return context.Cause(ctx)
+}
+
+// rows returns the rows of a segment.
+func (s *source) rows(ctx context.Context, t *db.Table, segment Segment) (rows [][]byte, err error) {
+	rows = make([][]byte, 0, segment.Rows)
+	err = restoreSegment(ctx, s.key, t, segment, s.open, func(row []byte) error {
 		rows = append(rows, row)
 		return nil
 	})
-	if err != nil {
+	return rows, err
+}
+
+// loadBatch writes the rows of some segments in one transaction, and returns how many; none are left after 0.
+func loadBatch(ctx context.Context, d *db.DB, t *db.Table, take func() ([][]byte, error)) (int64, error) {
+	rows, err := take()
+	if err != nil || len(rows) == 0 {
 		return 0, err
 	}
-	return d.Load(ctx, *t, func(values []any) (bool, error) {
+	size := 0
+	return d.Load(ctx, *t, func(values []db.Value) (bool, error) {
+		if len(rows) == 0 && size < batchBytes {
+			if rows, err = take(); err != nil {
+				return false, err
+			}
+		}
 		if len(rows) == 0 {
 			return false, nil
 		}
 		row := rows[0]
 		rows = rows[1:]
+		size += len(row)
 		return true, readRow(row, values, t.Columns)
 	})
 }
@@ -293,6 +482,9 @@ var ErrDiffers = errors.New("backup: the restored data differ from what was copi
 // compare holds every table of d against the manifests.
 func compare(ctx context.Context, d *db.DB, sources []*source) error {
 	return d.Snapshot(ctx, func(tx *db.Tx) error {
+		if err := tx.InKeyOrder(ctx); err != nil {
+			return err
+		}
 		for _, s := range sources {
 			for _, t := range s.manifest.Tables {
 				rows, hash, err := digest(ctx, tx, t.Table)
@@ -310,30 +502,17 @@ func compare(ctx context.Context, d *db.DB, sources []*source) error {
 
 // digest returns the number of rows and the hash of a table, as a manifest has them.
 func digest(ctx context.Context, tx *db.Tx, t db.Table) (n int64, sum string, err error) {
-	values, targets := make([]any, len(t.Columns)), make([]any, len(t.Columns))
-	for i := range values {
-		targets[i] = &values[i]
-	}
-	rows, err := tx.Query(ctx, selectRows(t))
-	if err != nil {
-		return 0, "", err
-	}
-	defer rows.Close()
 	hash := sha256.New()
 	var row []byte
 	var length [binary.MaxVarintLen64]byte
-	for rows.Next() {
-		if err := rows.Scan(targets...); err != nil {
-			return 0, "", err
-		}
-		if row, err = appendRow(row[:0], values); err != nil {
-			return 0, "", err
-		}
+	err = tx.Each(ctx, selectRows(t), func(values []db.Value) error {
+		row = appendRow(row[:0], values)
 		hash.Write(length[:binary.PutUvarint(length[:], uint64(len(row)))])
 		hash.Write(row)
 		n++
-	}
-	return n, hex.EncodeToString(hash.Sum(nil)), rows.Err()
+		return nil
+	})
+	return n, hex.EncodeToString(hash.Sum(nil)), err
 }
 
 // selectRows is the query for every row of a table in the order of its keys.

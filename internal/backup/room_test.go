@@ -350,11 +350,15 @@ func TestRestoreGoesOn(t *testing.T) {
 			total += part.manifest.Rows
 		}
 		into := other(t, d.Engine())
+		unindexed := int64(1)
+		if into.URL != "" {
+			unindexed = 100 // one table will do, as each has the index of its key
+		}
 		cut := errors.New("cut off")
 		cuts := 0
-		for at := int64(1); at <= total+40; at += 40 {
+		for at := int64(1); at <= total+90; at += 90 {
 			ctx, cancel := context.WithCancelCause(t.Context())
-			err := restoreInto(ctx, into, h.sources(t, s.ID), Into{Progress: func(done, _ int64) {
+			err := restoreInto(ctx, into, h.sources(t, s.ID), Into{unindexed: unindexed, Progress: func(done, _ int64) {
 				if done >= at {
 					cancel(cut)
 				}
@@ -382,12 +386,16 @@ func TestRestoreGoesOn(t *testing.T) {
 		if cuts < 3 {
 			t.Errorf("only %d restores were cut off", cuts)
 		}
-		if err := restoreInto(t.Context(), into, h.sources(t, s.ID), Into{}); err != nil && !errors.Is(err, ErrOccupied) {
+		if err := restoreInto(t.Context(), into, h.sources(t, s.ID), Into{unindexed: unindexed}); err != nil && !errors.Is(err, ErrOccupied) {
 			t.Fatal(err)
+		}
+		fresh := other(t, d.Engine())
+		if want, got := schemaOf(t, fresh), schemaOf(t, into); len(want) < 50 || !slices.Equal(want, got) {
+			t.Errorf("the restored schema is\n%s\nnot\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 		}
 		// Another snapshot begins anew, over the half of this one.
 		again := other(t, d.Engine())
-		if err := restoreInto(t.Context(), again, h.sources(t, s.ID), Into{Finish: func(context.Context) error { return cut }}); !errors.Is(err, cut) {
+		if err := restoreInto(t.Context(), again, h.sources(t, s.ID), Into{unindexed: unindexed, Finish: func(context.Context) error { return cut }}); !errors.Is(err, cut) {
 			t.Fatal(err)
 		}
 		h.fill(t, 200, 220, "later")
@@ -395,13 +403,60 @@ func TestRestoreGoesOn(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := restoreInto(t.Context(), again, h.sources(t, later.ID), Into{}); err != nil {
+		if err := restoreInto(t.Context(), again, h.sources(t, later.ID), Into{unindexed: unindexed}); err != nil {
 			t.Error(err)
 		}
-		if err := restoreInto(t.Context(), again, h.sources(t, s.ID), Into{Replace: true}); err != nil {
+		if err := restoreInto(t.Context(), again, h.sources(t, s.ID), Into{unindexed: unindexed, Replace: true}); err != nil {
 			t.Errorf("replaced: %v", err)
 		}
+		// Also when it was cut off while a table had no indexes.
+		half := other(t, d.Engine())
+		ctx, cancel := context.WithCancelCause(t.Context())
+		defer cancel(nil)
+		if err := restoreInto(ctx, half, h.sources(t, s.ID), Into{unindexed: unindexed, Progress: func(done, _ int64) {
+			if done >= 200 {
+				cancel(cut)
+			}
+		}}); err == nil {
+			t.Error("the restore was not cut off")
+		}
+		// With PostgreSQL each table has an index, that of its key.
+		if want, got := schemaOf(t, fresh), schemaOf(t, half); half.URL != "" && slices.Equal(want, got) {
+			t.Error("no index was dropped while the restore was cut off")
+		}
+		if err := restoreInto(t.Context(), half, h.sources(t, later.ID), Into{unindexed: unindexed}); err != nil {
+			t.Error(err)
+		}
+		if want, got := schemaOf(t, fresh), schemaOf(t, half); !slices.Equal(want, got) {
+			t.Errorf("the restored schema is\n%s\nnot\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+		}
 	})
+}
+
+// schemaOf returns what a database says of its tables, indexes and keys.
+func schemaOf(t testing.TB, o db.Options) (all []string) {
+	t.Helper()
+	d, err := db.Open(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	query := `SELECT name || ': ' || sql FROM sqlite_schema WHERE sql IS NOT NULL AND name NOT LIKE $1 ORDER BY 1`
+	if d.Engine() == db.PostgreSQL {
+		query = `
+			SELECT i.tablename || ': ' || i.indexdef FROM pg_indexes i WHERE i.schemaname = current_schema() AND i.tablename NOT LIKE $1
+			UNION ALL SELECT conrelid::regclass || ': ' || conname || ' ' || pg_get_constraintdef(oid) FROM pg_constraint
+			WHERE connamespace = current_schema()::regnamespace ORDER BY 1`
+	}
+	err = d.View(t.Context(), func(tx *db.Tx) error {
+		return tx.Each(t.Context(), query, func(row []db.Value) error {
+			all = append(all, string(row[0].Bytes))
+			return nil
+		}, "sqlite%")
+	})
+	if err = errors.Join(err, d.Close()); err != nil {
+		t.Fatal(err)
+	}
+	return all
 }
 
 // A drill's certificate verifies with another implementation, and a failed one says so.

@@ -5,7 +5,6 @@ import (
 	"cmp"
 	"encoding/binary"
 	"errors"
-	"fmt"
 
 	"strongroom/internal/db"
 )
@@ -27,27 +26,25 @@ const maxRow = 16 << 20
 var errRow = errors.New("backup: a row is malformed")
 
 // appendRow appends a row of the table.
-func appendRow(dst []byte, values []any) ([]byte, error) {
-	for _, v := range values {
-		switch v := v.(type) {
-		case nil:
-			dst = append(dst, nullValue)
-		case int64:
-			dst = binary.AppendVarint(append(dst, intValue), v)
-		case string:
-			dst = append(binary.AppendUvarint(append(dst, textValue), uint64(len(v))), v...)
-		case []byte:
-			dst = append(binary.AppendUvarint(append(dst, blobValue), uint64(len(v))), v...)
+func appendRow(dst []byte, row []db.Value) []byte {
+	for _, v := range row {
+		switch v.Kind {
+		case db.IntColumn:
+			dst = binary.AppendVarint(append(dst, intValue), v.Int)
+		case db.TextColumn:
+			dst = append(binary.AppendUvarint(append(dst, textValue), uint64(len(v.Bytes))), v.Bytes...)
+		case db.BlobColumn:
+			dst = append(binary.AppendUvarint(append(dst, blobValue), uint64(len(v.Bytes))), v.Bytes...)
 		default:
-			return nil, fmt.Errorf("backup: a value of type %T", v)
+			dst = append(dst, nullValue)
 		}
 	}
-	return dst, nil
+	return dst
 }
 
 // readRow fills values, which have as many places as the table has columns, from the whole of row. What
 // it fills in refers to row.
-func readRow(row []byte, values []any, columns []db.Column) error {
+func readRow(row []byte, values []db.Value, columns []db.Column) error {
 	for i := range values {
 		if len(row) == 0 {
 			return errRow
@@ -56,14 +53,14 @@ func readRow(row []byte, values []any, columns []db.Column) error {
 		row = row[1:]
 		switch kind {
 		case nullValue:
-			values[i] = nil
+			values[i] = db.Value{}
 			continue
 		case intValue:
 			v, n := binary.Varint(row)
 			if n <= 0 || columns[i].Type != db.IntColumn {
 				return errRow
 			}
-			values[i], row = v, row[n:]
+			values[i], row = db.Value{Kind: db.IntColumn, Int: v}, row[n:]
 			continue
 		}
 		length, n := binary.Uvarint(row)
@@ -73,10 +70,8 @@ func readRow(row []byte, values []any, columns []db.Column) error {
 		v := row[n : n+int(length)]
 		row = row[n+int(length):]
 		switch {
-		case kind == textValue && columns[i].Type == db.TextColumn:
-			values[i] = string(v)
-		case kind == blobValue && columns[i].Type == db.BlobColumn:
-			values[i] = v
+		case kind == textValue && columns[i].Type == db.TextColumn, kind == blobValue && columns[i].Type == db.BlobColumn:
+			values[i] = db.Value{Kind: columns[i].Type, Bytes: v}
 		default:
 			return errRow
 		}
@@ -97,12 +92,11 @@ func nextRow(b []byte) (row, rest []byte, err error) {
 }
 
 // appendKey appends the primary key of a row as a row of its own.
-func appendKey(dst []byte, t *db.Table, values []any) ([]byte, error) {
-	key := make([]any, len(t.Key))
-	for i, column := range t.Key {
-		key[i] = values[column]
+func appendKey(dst []byte, t *db.Table, row []db.Value) []byte {
+	for _, column := range t.Key {
+		dst = appendRow(dst, row[column:column+1])
 	}
-	return appendRow(dst, key)
+	return dst
 }
 
 // keyColumns returns the columns of the primary key.
@@ -115,19 +109,11 @@ func keyColumns(t *db.Table) []db.Column {
 }
 
 // compareKeys orders keys as both engines do: integers as numbers, texts and blobs by their bytes.
-func compareKeys(a, b []any) int {
+func compareKeys(a, b []db.Value) int {
 	for i := range a {
-		var order int
-		switch v := a[i].(type) {
-		case int64:
-			w, _ := b[i].(int64)
-			order = cmp.Compare(v, w)
-		case string:
-			w, _ := b[i].(string)
-			order = cmp.Compare(v, w)
-		case []byte:
-			w, _ := b[i].([]byte)
-			order = bytes.Compare(v, w)
+		order := cmp.Compare(a[i].Int, b[i].Int)
+		if order == 0 {
+			order = bytes.Compare(a[i].Bytes, b[i].Bytes)
 		}
 		if order != 0 {
 			return order

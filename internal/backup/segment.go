@@ -27,7 +27,7 @@ type print struct{ key, row fingerprint }
 // printsOf returns the fingerprints of the rows of a segment's object.
 func printsOf(k *vaultKey, t *db.Table, plaintext []byte) ([]print, error) {
 	mark := k.fingerprints()
-	values := make([]any, len(t.Columns))
+	values := make([]db.Value, len(t.Columns))
 	var prints []print
 	var key []byte
 	for rest := plaintext; len(rest) > 0; {
@@ -38,9 +38,7 @@ func printsOf(k *vaultKey, t *db.Table, plaintext []byte) ([]print, error) {
 		if err := readRow(row, values, t.Columns); err != nil {
 			return nil, err
 		}
-		if key, err = appendKey(key[:0], t, values); err != nil {
-			return nil, err
-		}
+		key = appendKey(key[:0], t, values)
 		prints = append(prints, print{mark(key), mark(row)})
 		rest = after
 	}
@@ -163,16 +161,13 @@ func restoreSegment(ctx context.Context, k *vaultKey, t *db.Table, s Segment, op
 		return fmt.Errorf("%w: %s", ErrObject, s.Change.Object)
 	}
 	mark := k.fingerprints()
-	values := make([]any, len(t.Columns))
+	values := make([]db.Value, len(t.Columns))
 	var key []byte
 	err = eachRow(base, func(row []byte) error {
 		if err := readRow(row, values, t.Columns); err != nil {
 			return err
 		}
-		var err error
-		if key, err = appendKey(key[:0], t, values); err != nil {
-			return err
-		}
+		key = appendKey(key[:0], t, values)
 		if removed[mark(key)] {
 			return nil
 		}

@@ -3,13 +3,13 @@ package backup
 import (
 	"context"
 	"crypto/sha256"
-	"database/sql"
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"hash"
 	"reflect"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -53,8 +53,10 @@ type copier struct {
 	until        time.Time     // repositories that lock data keep what is new until then; keys, for LockFor from now on
 	erasing      bool          // what was deleted must be in no object that is needed
 	slots        chan struct{} // bounds the objects that lie nowhere yet
+	sealers      chan struct{} // bounds what is sealed beside the reading of rows
 	whole        bool          // fold changes into the segments
 	tell         func(rows int64)
+	way          *way                            // nil gives way to nobody
 	wait         sync.WaitGroup                  // for those
 	pending      map[*Repository]*sync.WaitGroup // for what is being stored in each repository
 
@@ -69,7 +71,9 @@ type copier struct {
 func newCopier(key *vaultKey, repositories []*Repository, segment int) *copier {
 	c := &copier{
 		key: key, repositories: repositories, segment: segment, slots: make(chan struct{}, inFlight),
-		sizes: make(map[string]int64), lost: make(map[*Repository]error), behind: make(map[*Repository]bool),
+		// One core reads, and one is left to those for whom the server is there.
+		sealers: make(chan struct{}, max(0, runtime.GOMAXPROCS(0)-2)),
+		sizes:   make(map[string]int64), lost: make(map[*Repository]error), behind: make(map[*Repository]bool),
 		pending: make(map[*Repository]*sync.WaitGroup),
 	}
 	for _, r := range repositories {
@@ -86,7 +90,7 @@ func (c *copier) settle() {
 	}
 }
 
-// store has the plaintext stored in the background, and returns its name. What no snapshot is known to need
+// store has the plaintext, which stays the caller's, stored in the background, and returns its name. What no snapshot is known to need
 // is stored even if it is there: it may have been cut when its writer died, or be about to be swept.
 func (c *copier) store(ctx context.Context, plaintext []byte) string {
 	name := c.key.nameOf(plaintext)
@@ -100,19 +104,36 @@ func (c *copier) store(ctx context.Context, plaintext []byte) string {
 		return name
 	}
 	c.slots <- struct{}{}
-	c.wait.Go(func() {
-		defer func() { <-c.slots }()
+	seal := func(plaintext []byte) []byte {
 		stored, err := c.key.seal(name, plaintext)
 		if err != nil {
 			c.fail(nil, err)
-			return
+			return nil
 		}
 		c.mu.Lock()
+		defer c.mu.Unlock()
 		c.newBytes += int64(len(stored))
 		c.sizes[name] = int64(len(stored))
-		c.mu.Unlock()
-		c.spread(ctx, name, stored, missing)
-	})
+		return stored
+	}
+	spread := func(stored []byte) {
+		if stored != nil {
+			c.spread(ctx, name, stored, missing)
+		}
+		<-c.slots
+	}
+	select {
+	case c.sealers <- struct{}{}:
+		plaintext = slices.Clone(plaintext)
+		c.wait.Go(func() {
+			stored := seal(plaintext)
+			<-c.sealers
+			spread(stored)
+		})
+	default:
+		stored := seal(plaintext)
+		c.wait.Go(func() { spread(stored) })
+	}
 	return name
 }
 
@@ -302,12 +323,7 @@ func (c *copier) copyTable(ctx context.Context, tx *db.Tx, t db.Table, before *C
 			return Copied{}, 0, err
 		}
 	}
-	rows, err := tx.Query(ctx, selectRows(t))
-	if err != nil {
-		return Copied{}, 0, err
-	}
-	defer rows.Close()
-	bytes, err := w.all(ctx, rows)
+	bytes, err := w.all(ctx, tx)
 	if err != nil {
 		return Copied{}, 0, fmt.Errorf("table %s: %w", t.Name, err)
 	}
@@ -319,55 +335,46 @@ func sameShape(a, b db.Table) bool {
 	return a.Name == b.Name && slices.Equal(a.Columns, b.Columns) && slices.Equal(a.Key, b.Key)
 }
 
-func (w *tableCopy) all(ctx context.Context, rows *sql.Rows) (bytes int64, err error) {
-	values, targets := make([]any, len(w.table.Columns)), make([]any, len(w.table.Columns))
-	for i := range values {
-		targets[i] = &values[i]
-	}
+func (w *tableCopy) all(ctx context.Context, tx *db.Tx) (bytes int64, err error) {
 	columns := keyColumns(&w.table)
-	key, bound := make([]any, len(columns)), make([]any, len(columns))
+	key, bound := make([]db.Value, len(columns)), make([]db.Value, len(columns))
 	next := -1 // the segment whose first key bound holds
 	var row, keyed []byte
-	for n := int64(1); rows.Next(); n++ {
-		if n%tellEvery == 0 && w.tell != nil {
+	var n int64
+	err = tx.Each(ctx, selectRows(w.table), func(values []db.Value) error {
+		if n++; n%tellEvery == 0 && w.tell != nil {
 			w.tell(tellEvery)
 		}
-		if err := rows.Scan(targets...); err != nil {
-			return 0, err
+		if n%giveWayEvery == 0 && w.way != nil {
+			w.way.give(ctx)
 		}
-		if row, err = appendRow(row[:0], values); err != nil {
-			return 0, err
-		}
+		row = appendRow(row[:0], values)
 		for i, column := range w.table.Key {
 			key[i] = values[column]
 		}
-		if keyed, err = appendRow(keyed[:0], key); err != nil {
-			return 0, err
-		}
+		keyed = appendRow(keyed[:0], key)
 		// On to the segment that the key belongs to.
 		for w.at+1 < len(w.base) {
 			if next != w.at+1 {
 				next = w.at + 1
 				if err := readRow(w.base[next].First, bound, columns); err != nil {
-					return 0, err
+					return err
 				}
 			}
 			if compareKeys(key, bound) < 0 {
 				break
 			}
 			if err := w.leave(ctx); err != nil {
-				return 0, err
+				return err
 			}
 			if err := w.enter(ctx, next); err != nil {
-				return 0, err
+				return err
 			}
 		}
-		if err := w.add(ctx, keyed, row); err != nil {
-			return 0, err
-		}
 		bytes += int64(len(row))
-	}
-	if err := rows.Err(); err != nil {
+		return w.add(ctx, keyed, row)
+	})
+	if err != nil {
 		return 0, err
 	}
 	// What is left of the base has no rows any more.
@@ -497,7 +504,7 @@ func (w *tableCopy) leave(ctx context.Context) error {
 // write stores the rows of the open segment as an object of their own.
 func (w *tableCopy) write(ctx context.Context) error {
 	if w.count > 0 {
-		name := w.store(ctx, slices.Clone(w.rows))
+		name := w.store(ctx, w.rows)
 		if err := w.memory.store(name, w.prints); err != nil {
 			return err
 		}
@@ -519,7 +526,7 @@ func (w *tableCopy) flushPack(ctx context.Context) error {
 	if len(w.pack) == 0 {
 		return nil
 	}
-	name := w.store(ctx, slices.Clone(w.pack))
+	name := w.store(ctx, w.pack)
 	for _, i := range w.waiting {
 		w.out.Segments[i].Change.Object = name
 	}

@@ -44,6 +44,9 @@ type Options struct {
 	Create bool
 	// Schema is the migration to stop at, for a copy to be restored that was made then; 0 means the newest.
 	Schema int64
+	// Bulk is for a database that is being restored. Its commits keep their order, but survive a power cut
+	// only once a later commit of one who opened it without Bulk does. What takes long is not cut off.
+	Bulk bool
 
 	Clock   clock.Clock           // nil means clock.System
 	Log     *slog.Logger          // nil discards
@@ -94,13 +97,17 @@ type DB struct {
 	environment  string
 	metrics      *metrics
 	// full is true after a write failed for want of space, until the next one succeeds.
-	full atomic.Bool
+	full    atomic.Bool
+	begun   atomic.Int64 // updates that were asked for
+	running atomic.Int64 // those that have no outcome yet
 }
 
 // engine is what SQLite and PostgreSQL do differently.
 type engine interface {
 	update(ctx context.Context, level sql.IsolationLevel, fn func(*Tx) error) ([]func(), error)
 	view(ctx context.Context, fn func(*Tx) error) error
+	// snapshot is view for one who reads a great deal, with Each.
+	snapshot(ctx context.Context, fn func(*Tx) error) error
 	// read is Read.
 	read(ctx context.Context, fn func(*Tx) error) error
 	// space reports whether there is room to write, as far as that can be known without writing.
@@ -157,6 +164,9 @@ func (d *DB) UpdateReadCommitted(ctx context.Context, fn func(tx *Tx) error) err
 
 func (d *DB) update(ctx context.Context, level sql.IsolationLevel, fn func(*Tx) error) error {
 	began := time.Now()
+	d.begun.Add(1)
+	d.running.Add(1)
+	defer d.running.Add(-1)
 	after, err := d.engine.update(ctx, level, fn)
 	d.metrics.update.Observe(time.Since(began).Seconds())
 	if err != nil {
@@ -184,6 +194,10 @@ func (d *DB) View(ctx context.Context, fn func(tx *Tx) error) error {
 func (d *DB) Read(ctx context.Context, fn func(tx *Tx) error) error {
 	return d.engine.read(ctx, fn)
 }
+
+// Updates returns how many updates this process has asked for since it opened the database, and how many of
+// them wait for their outcome: for work that can wait and gives way to them.
+func (d *DB) Updates() (begun, running int64) { return d.begun.Load(), d.running.Load() }
 
 // Installation returns the identifier that the database was given when it was made, "ins_…".
 func (d *DB) Installation() string { return d.installation }
@@ -234,6 +248,8 @@ type runner interface {
 	exec(ctx context.Context, query string, args []any) (int64, error)
 	query(ctx context.Context, query string, args []any) (*sql.Rows, error)
 	queryRow(ctx context.Context, query string, args []any) *sql.Row
+	// each is Each.
+	each(ctx context.Context, query string, args []any, f func([]Value) error) error
 	// sticky reports whether err decides the whole transaction's fate, whatever fn makes of it.
 	sticky(err error) bool
 }

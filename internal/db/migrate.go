@@ -71,24 +71,21 @@ func (r *rendered) Stat() (fs.FileInfo, error) { return r.info, nil }
 // Close is part of fs.File.
 func (r *rendered) Close() error { return nil }
 
-// newest returns the highest version among the migrations of this program.
-func newest() (int64, error) {
+// known returns the highest version among the migrations of this program, and how many there are.
+func known() (newest, count int64, err error) {
 	names, err := fs.Glob(migrationFiles, "migrations/*.sql")
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
-	var max int64
 	for _, name := range names {
 		number, _, _ := strings.Cut(strings.TrimPrefix(name, "migrations/"), "_")
 		v, err := strconv.ParseInt(number, 10, 64)
 		if err != nil {
-			return 0, fmt.Errorf("migration %s has no number: %w", name, err)
+			return 0, 0, fmt.Errorf("migration %s has no number: %w", name, err)
 		}
-		if v > max {
-			max = v
-		}
+		newest = max(newest, v)
 	}
-	return max, nil
+	return newest, int64(len(names)), nil
 }
 
 // migrate brings the schema up to date, each migration in a transaction of its own.
@@ -129,6 +126,7 @@ func migrateTo(ctx context.Context, pool *sql.DB, w words, o Options, version in
 // inspection is what a database says of itself before anything is changed.
 type inspection struct {
 	version      int64
+	applied      int64 // migrations
 	installation string
 	environment  string
 }
@@ -149,7 +147,7 @@ func inspect(ctx context.Context, a asker, tableExists string) (in inspection, f
 			return in, false, nil
 		}
 	}
-	err = a.QueryRowContext(ctx, `SELECT MAX(version) FROM `+versionTable).Scan(&in.version)
+	err = a.QueryRowContext(ctx, `SELECT MAX(version), COUNT(CASE WHEN version > 0 THEN 1 END) FROM `+versionTable).Scan(&in.version, &in.applied)
 	if err != nil {
 		return in, false, err
 	}
@@ -166,14 +164,20 @@ func (in inspection) fits(environment string) error {
 	if in.environment != environment {
 		return fmt.Errorf("%w (the database is of %q, the configuration says %q)", ErrEnvironment, in.environment, environment)
 	}
-	max, err := newest()
+	newest, _, err := known()
 	if err != nil {
 		return err
 	}
-	if in.version > max {
-		return fmt.Errorf("%w (its schema is %d, this program knows up to %d)", ErrNewerSchema, in.version, max)
+	if in.version > newest {
+		return fmt.Errorf("%w (its schema is %d, this program knows up to %d)", ErrNewerSchema, in.version, newest)
 	}
 	return nil
+}
+
+// current reports whether there is nothing to migrate.
+func (in inspection) current() bool {
+	newest, count, err := known()
+	return err == nil && in.version == newest && in.applied == count
 }
 
 const versionTable = "schema_version"

@@ -30,6 +30,8 @@ const (
 	// maxTransaction bounds a writing transaction whatever its caller's context says, so that a
 	// connection that went silent is given up.
 	maxTransaction = 60 * time.Second
+	// maxBulk is that of Options.Bulk: it makes indexes of whole tables.
+	maxBulk = 24 * time.Hour
 	// migrationLock is the advisory lock under which schemas are made and migrated.
 	migrationLock = 0x5354524f4e47 // "STRONG"
 )
@@ -47,10 +49,14 @@ type server struct {
 	slots   chan struct{} // one for each connection, so that waiting for one can end with a context
 	turn    chan struct{} // for the one of the transactions that lose often which may run
 	closed  atomic.Bool
+	longest time.Duration // that a writing transaction may take
 }
 
 // postgresRunner runs the statements of one transaction.
-type postgresRunner struct{ tx *sql.Tx }
+type postgresRunner struct {
+	tx   *sql.Tx
+	conn *sql.Conn // the transaction's, for what reads a great deal; nil elsewhere
+}
 
 func (r postgresRunner) exec(ctx context.Context, query string, args []any) (int64, error) {
 	res, err := r.tx.ExecContext(ctx, query, args...)
@@ -78,13 +84,17 @@ func openPostgres(ctx context.Context, d *DB, o Options) (err error) {
 	if config.ConnectTimeout == 0 {
 		config.ConnectTimeout = 5 * time.Second
 	}
+	limits, longest, commits := [2]string{"30s", "60s"}, maxTransaction, durable
+	if o.Bulk {
+		limits, longest, commits = [2]string{"0", "0"}, maxBulk, ordered
+	}
 	for name, value := range map[string]string{
 		"application_name":                    "strongroom",
-		"statement_timeout":                   "30s",
+		"statement_timeout":                   limits[0],
 		"lock_timeout":                        "10s",
-		"idle_in_transaction_session_timeout": "60s",
+		"idle_in_transaction_session_timeout": limits[1],
 	} {
-		if _, set := config.RuntimeParams[name]; !set {
+		if _, set := config.RuntimeParams[name]; !set || o.Bulk {
 			config.RuntimeParams[name] = value
 		}
 	}
@@ -95,12 +105,14 @@ func openPostgres(ctx context.Context, d *DB, o Options) (err error) {
 		}
 		return err
 	}
-	pool := stdlib.OpenDB(*config, stdlib.OptionAfterConnect(durable))
+	pool := stdlib.OpenDB(*config, stdlib.OptionAfterConnect(commits))
 	pool.SetMaxOpenConns(poolSize)
 	pool.SetMaxIdleConns(poolSize)
 	pool.SetConnMaxIdleTime(5 * time.Minute)
 	pool.SetConnMaxLifetime(time.Hour)
-	d.engine, d.installation = &server{metrics: d.metrics, log: o.Log, pool: pool, slots: make(chan struct{}, poolSize), turn: make(chan struct{}, 1)}, found.installation
+	d.engine, d.installation = &server{
+		metrics: d.metrics, log: o.Log, pool: pool, slots: make(chan struct{}, poolSize), turn: make(chan struct{}, 1), longest: longest,
+	}, found.installation
 	return nil
 }
 
@@ -111,6 +123,13 @@ func durable(ctx context.Context, c *pgx.Conn) error {
 		SELECT set_config('synchronous_commit',
 			CASE WHEN now IN ('on', 'remote_write', 'remote_apply') THEN now ELSE 'on' END, false)
 		FROM (SELECT current_setting('synchronous_commit') AS now) s`)
+	return err
+}
+
+// ordered has the commits of a connection not wait for the disk. The server's log keeps their order, so that
+// whoever commits durably later has these kept as well.
+func ordered(ctx context.Context, c *pgx.Conn) error {
+	_, err := c.Exec(ctx, `SELECT set_config('synchronous_commit', 'off', false)`)
 	return err
 }
 
@@ -168,11 +187,20 @@ func preparePostgres(ctx context.Context, config *pgx.ConnConfig, o Options) (in
 		if err := in.fits(o.Environment); err != nil {
 			return in, err
 		}
+		if in.current() {
+			return in, nil
+		}
 	}
-	if err := migrate(ctx, pool, postgresWords, o); err != nil {
+	before := in.version
+	// The migrations wait for the disk together.
+	swift := stdlib.OpenDB(*config, stdlib.OptionAfterConnect(ordered))
+	if err := errors.Join(migrate(ctx, swift, postgresWords, o), swift.Close()); err != nil {
 		return in, err
 	}
 	in, _, err = inspect(ctx, c, postgresWords.tableExists)
+	if err == nil && in.version != before {
+		_, err = c.ExecContext(ctx, `UPDATE `+versionTable+` SET version = version WHERE version = $1`, in.version)
+	}
 	return in, err
 }
 
@@ -222,14 +250,14 @@ func pause(ctx context.Context, attempt int) bool {
 func (s *server) try(ctx context.Context, level sql.IsolationLevel, fn func(*Tx) error) (after []func(), again bool, err error) {
 	// The transaction does not hang on the caller's context: a commit that is cut short is one whose
 	// outcome nobody knows.
-	own, cancel := context.WithTimeout(context.WithoutCancel(ctx), maxTransaction)
+	own, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.longest)
 	defer cancel()
 	t, err := s.begin(ctx, own, &sql.TxOptions{Isolation: level})
 	if err != nil {
 		return nil, false, err
 	}
 	defer s.leave()
-	tx := &Tx{run: postgresRunner{t}, ctx: own}
+	tx := &Tx{run: postgresRunner{tx: t}, ctx: own}
 	open := true
 	defer func() {
 		if open { // fn failed, panicked or ended the goroutine
@@ -299,18 +327,57 @@ func (s *server) begin(wait, own context.Context, o *sql.TxOptions) (*sql.Tx, er
 // leave lets the next one have a connection.
 func (s *server) leave() { <-s.slots }
 
+// unchanging is how a transaction is begun that only reads.
+var unchanging = sql.TxOptions{Isolation: sql.LevelRepeatableRead, ReadOnly: true}
+
 func (s *server) view(ctx context.Context, fn func(*Tx) error) error {
-	t, err := s.begin(ctx, ctx, &sql.TxOptions{Isolation: sql.LevelRepeatableRead, ReadOnly: true})
+	t, err := s.begin(ctx, ctx, &unchanging)
 	if err != nil {
 		return err
 	}
 	defer s.leave()
-	tx := &Tx{run: postgresRunner{t}, ctx: ctx}
+	return s.inView(ctx, t, nil, fn)
+}
+
+func (s *server) snapshot(ctx context.Context, fn func(*Tx) error) error {
+	select {
+	case s.slots <- struct{}{}:
+	case <-ctx.Done():
+		return waited(ctx)
+	}
+	defer s.leave()
+	for n := 0; ; n++ {
+		var t *sql.Tx
+		c, err := s.pool.Conn(ctx)
+		if err == nil {
+			if t, err = c.BeginTx(ctx, &unchanging); err == nil {
+				defer c.Close()
+				return s.inView(ctx, t, c, fn)
+			}
+			_ = c.Close()
+		}
+		switch {
+		case n < poolSize && lostConnection(err) && ctx.Err() == nil: // it died in the pool
+			continue
+		case s.closed.Load():
+			return unavailable(errClosed)
+		case ctx.Err() != nil:
+			return waited(ctx)
+		case postgresFailure(err):
+			return unavailable(err)
+		}
+		return err
+	}
+}
+
+// inView runs fn in a transaction that reads, and ends it.
+func (s *server) inView(ctx context.Context, t *sql.Tx, c *sql.Conn, fn func(*Tx) error) error {
+	tx := &Tx{run: postgresRunner{t, c}, ctx: ctx}
 	defer func() {
 		tx.finish()
 		_ = t.Rollback()
 	}()
-	err = fn(tx)
+	err := fn(tx)
 	if err != nil && ctx.Err() != nil && (errors.Is(err, ctx.Err()) || postgresFailure(err)) {
 		return waited(ctx)
 	}

@@ -117,7 +117,7 @@ func openSQLite(ctx context.Context, d *DB, o Options) (err error) {
 		return err
 	}
 	e := &embedded{metrics: d.metrics, lock: lock}
-	if err := e.start(ctx, path, o); err != nil {
+	if err := e.start(ctx, path, o, found.current()); err != nil {
 		return err
 	}
 	d.engine, d.installation = e, found.installation
@@ -383,7 +383,16 @@ PRAGMA secure_delete=ON;
 PRAGMA journal_size_limit=67108864;
 PRAGMA cache_size=-4096`
 
-func (e *embedded) start(ctx context.Context, path string, o Options) (err error) {
+// bulkPragmas are set after pragmas for Options.Bulk: commits wait for the disk when the log is written back,
+// and that happens every 32 MB. What is sorted for an index lies in a file, encrypted under a key that is
+// forgotten with it, as it may be more than fits into memory.
+const bulkPragmas = `;
+PRAGMA synchronous=NORMAL;
+PRAGMA wal_autocheckpoint=8192;
+PRAGMA temp_store=FILE;
+PRAGMA cache_size=-16384`
+
+func (e *embedded) start(ctx context.Context, path string, o Options, current bool) (err error) {
 	// The log and the shared memory must not be made by SQLite: it would make them 0644, and would
 	// not fsync the directory, so that a power cut could take the whole log.
 	for _, end := range []string{"-wal", "-shm"} {
@@ -394,8 +403,12 @@ func (e *embedded) start(ctx context.Context, path string, o Options) (err error
 	if err := syncDir(filepath.Dir(path)); err != nil {
 		return err
 	}
+	settings := pragmas
+	if o.Bulk {
+		settings += bulkPragmas
+	}
 	e.pool = sql.OpenDB(&connector{path: path, key: o.Key.Reveal(), setup: func(c *sqlite3.Conn) error {
-		return c.Exec(pragmas)
+		return c.Exec(settings)
 	}})
 	e.pool.SetMaxOpenConns(readers + 1)
 	e.pool.SetMaxIdleConns(readers + 1)
@@ -404,8 +417,10 @@ func (e *embedded) start(ctx context.Context, path string, o Options) (err error
 			err = errors.Join(engineError(err), e.pool.Close())
 		}
 	}()
-	if err := migrate(ctx, e.pool, sqliteWords, o); err != nil {
-		return err
+	if !current {
+		if err := migrate(ctx, e.pool, sqliteWords, o); err != nil {
+			return err
+		}
 	}
 	w, err := e.connect(ctx)
 	if err != nil {
@@ -448,6 +463,8 @@ func (e *embedded) update(ctx context.Context, _ sql.IsolationLevel, fn func(*Tx
 func (e *embedded) view(ctx context.Context, fn func(*Tx) error) error {
 	return e.look(ctx, "BEGIN", fn)
 }
+
+func (e *embedded) snapshot(ctx context.Context, fn func(*Tx) error) error { return e.view(ctx, fn) }
 
 // read has each query begin and end its own transaction.
 func (e *embedded) read(ctx context.Context, fn func(*Tx) error) error { return e.look(ctx, "", fn) }

@@ -261,14 +261,23 @@ func (c *conn) CheckNamedValue(nv *driver.NamedValue) error {
 }
 
 // QueryContext is part of driver.QueryerContext.
-func (c *conn) QueryContext(_ context.Context, query string, named []driver.NamedValue) (_ driver.Rows, err error) {
+func (c *conn) QueryContext(_ context.Context, query string, named []driver.NamedValue) (driver.Rows, error) {
+	var few [12]any
+	r, err := c.start(query, plain(few[:0], named))
+	if err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+// start runs a query up to its first row.
+func (c *conn) start(query string, args []any) (_ *rows, err error) {
 	defer c.caught(&err)
 	st, err := c.prepare(query)
 	if err != nil {
 		return nil, err
 	}
-	var few [12]any
-	if err := st.bind(plain(few[:0], named)); err != nil {
+	if err := st.bind(args); err != nil {
 		if !st.cached {
 			_ = st.s.Close()
 		}
@@ -361,17 +370,8 @@ func (r *rows) Close() error {
 // Next is part of driver.Rows.
 func (r *rows) Next(dest []driver.Value) (err error) {
 	defer r.c.caught(&err)
-	if r.closed {
-		return errors.New("the rows were read after the end of their transaction")
-	}
-	if r.c.lost != nil {
-		return fmt.Errorf("the transaction was rolled back: %w", r.c.lost)
-	}
-	if !r.st.s.Step() {
-		if err := r.st.s.Err(); err != nil {
-			return r.c.failed(err)
-		}
-		return io.EOF
+	if err := r.step(); err != nil {
+		return err
 	}
 	if err := r.st.s.ColumnsRaw(r.st.row...); err != nil {
 		return r.c.failed(err)
@@ -383,6 +383,23 @@ func (r *rows) Next(dest []driver.Value) (err error) {
 		} else {
 			dest[i] = v
 		}
+	}
+	return nil
+}
+
+// step goes on to the next row; io.EOF follows the last.
+func (r *rows) step() error {
+	if r.closed {
+		return errors.New("the rows were read after the end of their transaction")
+	}
+	if r.c.lost != nil {
+		return fmt.Errorf("the transaction was rolled back: %w", r.c.lost)
+	}
+	if !r.st.s.Step() {
+		if err := r.st.s.Err(); err != nil {
+			return r.c.failed(err)
+		}
+		return io.EOF
 	}
 	return nil
 }

@@ -5,9 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-
-	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/stdlib"
 )
 
 // ColumnType is one of the three types that the schema uses.
@@ -109,102 +106,4 @@ func (tx *Tx) Tables(ctx context.Context) ([]Table, error) {
 func (tx *Tx) SchemaVersion(ctx context.Context) (version int64, err error) {
 	err = tx.QueryRow(ctx, `SELECT MAX(version) FROM `+versionTable+` WHERE version >= $1`, 0).Scan(&version)
 	return version, err
-}
-
-// Snapshot is View for a reader that takes its time: the database's limits on how long a statement may
-// run, or wait for its reader, do not hold. SQLite's log grows meanwhile.
-func (d *DB) Snapshot(ctx context.Context, fn func(tx *Tx) error) error {
-	return d.View(ctx, func(tx *Tx) error {
-		if d.kind == PostgreSQL {
-			for _, setting := range []string{"statement_timeout", "idle_in_transaction_session_timeout"} {
-				if _, err := tx.Exec(ctx, `SELECT set_config($1, '0', true)`, setting); err != nil {
-					return err
-				}
-			}
-		}
-		return fn(tx)
-	})
-}
-
-// Load adds rows to a table: next fills the values of a row, in the order of t.Columns, and reports
-// false after the last. All rows are one transaction; keep them to some thousands. It returns how many
-// there were. A row that is there already makes it fail.
-//
-// It is for restoring into a database that nobody uses yet: it records no event.
-func (d *DB) Load(ctx context.Context, t Table, next func(values []any) (bool, error)) (loaded int64, err error) {
-	if d.kind == PostgreSQL {
-		return d.copyIn(ctx, t, next)
-	}
-	names, marks := make([]string, len(t.Columns)), make([]string, len(t.Columns))
-	for i, c := range t.Columns {
-		names[i], marks[i] = `"`+c.Name+`"`, fmt.Sprintf("$%d", i+1)
-	}
-	query := `INSERT INTO "` + t.Name + `" (` + strings.Join(names, ", ") + `) VALUES (` + strings.Join(marks, ", ") + `)`
-	err = d.Update(ctx, func(tx *Tx) error {
-		if loaded > 0 {
-			return errors.New("rows that were given once cannot be loaded again")
-		}
-		values := make([]any, len(t.Columns))
-		for {
-			more, err := next(values)
-			if err != nil || !more {
-				return err
-			}
-			if _, err := tx.Exec(ctx, query, values...); err != nil {
-				return err
-			}
-			loaded++
-		}
-	})
-	return loaded, err
-}
-
-// copyIn is Load by COPY.
-func (d *DB) copyIn(ctx context.Context, t Table, next func(values []any) (bool, error)) (loaded int64, err error) {
-	c, err := d.engine.(*server).pool.Conn(ctx)
-	if err != nil {
-		return 0, unavailable(err)
-	}
-	defer c.Close()
-	names := make([]string, len(t.Columns))
-	for i, column := range t.Columns {
-		names[i] = column.Name
-	}
-	err = c.Raw(func(driver any) (err error) {
-		source := &copySource{next: next, values: make([]any, len(t.Columns))}
-		loaded, err = driver.(*stdlib.Conn).Conn().CopyFrom(ctx, pgx.Identifier{t.Name}, names, source)
-		return err
-	})
-	return loaded, err
-}
-
-type copySource struct {
-	next   func(values []any) (bool, error)
-	values []any
-	err    error
-}
-
-func (s *copySource) Next() bool {
-	more, err := s.next(s.values)
-	s.err = err
-	return more && err == nil
-}
-
-func (s *copySource) Values() ([]any, error) { return s.values, nil }
-
-func (s *copySource) Err() error { return s.err }
-
-// Clear removes every row of a table that Load is to fill.
-func (d *DB) Clear(ctx context.Context, t Table) error {
-	rows := 0
-	err := d.View(ctx, func(tx *Tx) error {
-		return tx.QueryRow(ctx, `SELECT COUNT(*) FROM (SELECT 1 FROM "`+t.Name+`" LIMIT 1) AS one`).Scan(&rows)
-	})
-	if err != nil || rows == 0 {
-		return err // most are empty, and a commit waits for the disk
-	}
-	return d.Update(ctx, func(tx *Tx) error {
-		_, err := tx.Exec(ctx, `DELETE FROM "`+t.Name+`"`)
-		return err
-	})
 }
