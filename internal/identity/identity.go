@@ -253,7 +253,7 @@ func New(o Options) (*Identity, error) {
 	if o.Cost < bcrypt.MinCost || o.Cost > bcrypt.MaxCost {
 		return nil, fmt.Errorf("identity: bcrypt cost %d is not between %d and %d", o.Cost, bcrypt.MinCost, bcrypt.MaxCost)
 	}
-	if o.MinCodeLength < 6 {
+	if o.MinCodeLength < passcode.LeastLength {
 		return nil, fmt.Errorf("identity: private codes of %d characters are too short; 8 is the rule, 6 the least", o.MinCodeLength)
 	}
 
