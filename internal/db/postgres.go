@@ -41,6 +41,7 @@ type server struct {
 	metrics *metrics
 	log     *slog.Logger
 	pool    *sql.DB
+	hub     *hub
 	slots   chan struct{} // one for each connection, so that waiting for one can end with a context
 	closed  atomic.Bool
 }
@@ -96,7 +97,8 @@ func openPostgres(ctx context.Context, d *DB, o Options) (err error) {
 	pool.SetMaxIdleConns(poolSize)
 	pool.SetConnMaxIdleTime(5 * time.Minute)
 	pool.SetConnMaxLifetime(time.Hour)
-	d.engine, d.installation = &server{metrics: d.metrics, log: o.Log, pool: pool, slots: make(chan struct{}, poolSize)}, found.installation
+	d.hub.remote = newListener(d.hub, config.Copy())
+	d.engine, d.installation = &server{metrics: d.metrics, log: o.Log, pool: pool, hub: d.hub, slots: make(chan struct{}, poolSize)}, found.installation
 	return nil
 }
 
@@ -217,7 +219,7 @@ func (s *server) try(ctx context.Context, level sql.IsolationLevel, fn func(*Tx)
 		return nil, false, err
 	}
 	defer s.leave()
-	tx := &Tx{run: postgresRunner{t}, ctx: own}
+	tx := &Tx{run: postgresRunner{t}, ctx: own, hub: s.hub}
 	open := true
 	defer func() {
 		if open { // fn failed, panicked or ended the goroutine
@@ -293,7 +295,7 @@ func (s *server) view(ctx context.Context, fn func(*Tx) error) error {
 		return err
 	}
 	defer s.leave()
-	tx := &Tx{run: postgresRunner{t}, ctx: ctx}
+	tx := &Tx{run: postgresRunner{t}, ctx: ctx, hub: s.hub}
 	defer func() {
 		tx.finish()
 		_ = t.Rollback()
@@ -316,6 +318,7 @@ func (s *server) close() error {
 	if s.closed.Swap(true) {
 		return nil
 	}
+	s.hub.remote.stop()
 	for range poolSize {
 		s.slots <- struct{}{}
 	}

@@ -15,6 +15,7 @@
 package identity
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -145,6 +146,9 @@ type Options struct {
 	// CodeResetHold is how long a customer who forgot the private code waits before choosing another;
 	// 0 means 24 hours.
 	CodeResetHold time.Duration
+	// SessionMemories is how many sessions that were found good are remembered between two requests; 0 means 16,384, less
+	// than 0 none.
+	SessionMemories int
 	// MaxDevices is how many devices a customer may have, pending ones included; 0 means 5.
 	MaxDevices int
 	// Attest says what must vouch for the keys of devices.
@@ -186,6 +190,7 @@ type Identity struct {
 	nonces   *dpop.Nonces
 	attest   *attest.Verifier
 	passkeys *webauthn.WebAuthn
+	memory   *memory
 	stale    chan rehashing
 	writing  chan struct{}
 	denials  *denials
@@ -277,6 +282,7 @@ func New(o Options) (*Identity, error) {
 		return nil, fmt.Errorf("identity: reading the costs of hashes: %w", err)
 	}
 	i.hasher = newHasher(o.Keys, o.Cost, used, o.HashWorkers, o.HashQueue, i.metrics)
+	i.memory = newMemory(o.DB, cmp.Or(o.SessionMemories, sessionMemories))
 	i.nonces = dpop.NewNonces(tokenKeys{o.Keys})
 	i.proofs, err = dpop.New(dpop.Options{Clock: o.Clock, Nonces: i.nonces, Origins: o.Origins})
 	if err != nil {
