@@ -24,6 +24,9 @@ const (
 	poolSize = 16
 	// maxAttempts bounds how often a transaction runs again after a serialization failure.
 	maxAttempts = 12
+	// patientAttempts is after how many of them a transaction waits for its turn among those that lose
+	// often, so that they stop defeating one another.
+	patientAttempts = 3
 	// maxTransaction bounds a writing transaction whatever its caller's context says, so that a
 	// connection that went silent is given up.
 	maxTransaction = 60 * time.Second
@@ -43,6 +46,7 @@ type server struct {
 	pool    *sql.DB
 	hub     *hub
 	slots   chan struct{} // one for each connection, so that waiting for one can end with a context
+	turn    chan struct{} // for the one of the transactions that lose often which may run
 	closed  atomic.Bool
 }
 
@@ -98,7 +102,7 @@ func openPostgres(ctx context.Context, d *DB, o Options) (err error) {
 	pool.SetConnMaxIdleTime(5 * time.Minute)
 	pool.SetConnMaxLifetime(time.Hour)
 	d.hub.remote = newListener(d.hub, config.Copy())
-	d.engine, d.installation = &server{metrics: d.metrics, log: o.Log, pool: pool, hub: d.hub, slots: make(chan struct{}, poolSize)}, found.installation
+	d.engine, d.installation = &server{metrics: d.metrics, log: o.Log, pool: pool, hub: d.hub, slots: make(chan struct{}, poolSize), turn: make(chan struct{}, 1)}, found.installation
 	return nil
 }
 
@@ -187,6 +191,14 @@ func (s *server) update(ctx context.Context, level sql.IsolationLevel, fn func(*
 			return nil, unavailable(fmt.Errorf("gave up after %d attempts: %w", attempt, err))
 		}
 		s.metrics.retries.Inc()
+		if attempt == patientAttempts {
+			select {
+			case s.turn <- struct{}{}:
+				defer func() { <-s.turn }()
+			case <-ctx.Done():
+				return nil, waited(ctx)
+			}
+		}
 		if !pause(ctx, attempt) {
 			return nil, waited(ctx)
 		}

@@ -652,7 +652,7 @@ func TestForeignKeys(t *testing.T) {
 			t.Errorf("another environment: %v", err)
 		}
 
-		twin := dbtest.Open(t, d.Engine())
+		twin := dbtest.New(t, d.Engine())
 		copyKeys(t, d, twin, c)
 		if _, err := Open(ctx, by, Options{Create: true, DB: twin, Root: root, Record: k.events.record}); !errors.Is(err, ErrEnvironment) {
 			t.Errorf("another installation: %v", err)

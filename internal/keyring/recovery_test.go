@@ -57,7 +57,7 @@ func TestRecovery(t *testing.T) {
 			"a stranger":              keyring.Recover(ctx, d, root, exported, stranger),
 			"damaged":                 keyring.Recover(ctx, d, root, damaged, holder),
 			"cut short":               keyring.Recover(ctx, d, root, exported[:len(exported)/2], holder),
-			"of another installation": keyring.Recover(ctx, dbtest.Open(t, db.SQLite), root, exported, holder),
+			"of another installation": keyring.Recover(ctx, dbtest.New(t, db.SQLite), root, exported, holder),
 		} {
 			if try == nil {
 				t.Errorf("%s recovered the KEKs", name)

@@ -32,34 +32,46 @@ func Each(t *testing.T, f func(t *testing.T, d *db.DB)) {
 }
 
 // Open makes a database of environment "dev", with the schema of today, and closes it at the end of the test.
-// All of a process are copies of one, and so have the same installation's name.
+// Those of a process are copies of one, and so of the same installation: see New.
 func Open(t testing.TB, e db.Engine) *db.DB {
 	t.Helper()
-	var o db.Options
 	if e == db.PostgreSQL {
 		template, err := postgresTemplate()
 		if err != nil {
 			t.Fatal(err)
 		}
-		o = db.Options{URL: newDatabase(t, template), Environment: "dev"}
-	} else {
-		o = SQLite(t)
-		template, err := sqliteTemplate()
-		if err == nil {
-			err = os.WriteFile(filepath.Join(o.Dir, o.File), template.content, 0o600)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		o.Key, o.Create = template.key, false
+		return open(t, db.Options{URL: newDatabase(t, template), Environment: "dev"})
 	}
+	template, err := sqliteTemplate()
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := SQLite(t)
+	o.Key, o.Create = template.key, false
+	if err := os.WriteFile(filepath.Join(o.Dir, o.File), template.content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return open(t, o)
+}
+
+// New is Open for a database of an installation of its own.
+func New(t testing.TB, e db.Engine) *db.DB {
+	t.Helper()
+	if e == db.PostgreSQL {
+		return open(t, db.Options{URL: PostgresURL(t), Environment: "dev", Create: true})
+	}
+	return open(t, SQLite(t))
+}
+
+func open(t testing.TB, o db.Options) *db.DB {
+	t.Helper()
 	d, err := db.Open(context.Background(), o)
 	if err != nil {
-		t.Fatalf("open %s: %v", e, err)
+		t.Fatalf("open a test database: %v", err)
 	}
 	t.Cleanup(func() {
 		if err := d.Close(); err != nil {
-			t.Errorf("close %s: %v", e, err)
+			t.Errorf("close a test database: %v", err)
 		}
 	})
 	return d
