@@ -15,10 +15,10 @@ import (
 	"github.com/pquerna/otp/totp"
 
 	"strongroom/internal/actor"
-	"strongroom/internal/customer"
 	"strongroom/internal/db"
 	"strongroom/internal/identity/attest"
 	"strongroom/internal/identity/attest/attesttest"
+	"strongroom/internal/identity/oracle"
 	"strongroom/internal/problem"
 )
 
@@ -355,7 +355,7 @@ func TestNIST_3_1_3_3_NoCodesAfterASIMSwap(t *testing.T) {
 		if h.lastEvent(ActionLoginStart) != "denied sim-changed" {
 			t.Error(h.lastEvent(ActionLoginStart))
 		}
-		h.clk.Advance(simHold)
+		h.clk.Advance(SIMHold)
 		h.mustLogin(number(1), "own")
 		network.err = errors.New("the network does not answer")
 		sent = len(h.inbox.Search(number(1)))
@@ -514,22 +514,45 @@ func TestASVS_2_3_5_TwoMembersOfStaffLetADeviceIn(t *testing.T) {
 // proofs is a room that has seen somebody's papers.
 type provenDevices map[string]time.Time
 
-func (p provenDevices) Proven(_ context.Context, _ customer.ID, device string) (time.Time, bool, error) {
-	at, ok := p[device]
-	return at, ok, nil
+func (p provenDevices) Proven(_ context.Context, waiting []oracle.Waiting) (out []oracle.Proof, err error) {
+	for _, d := range waiting {
+		if at, ok := p[d.Device]; ok {
+			out = append(out, oracle.Proof{Customer: d.Customer, Device: d.Device, At: at})
+		}
+	}
+	return out, nil
 }
 
 func TestProofOfIdentityLetsADeviceIn(t *testing.T) {
 	papers := provenDevices{}
 	each(t, func(o *Options) { o.Proofs = papers }, func(t *testing.T, h *house) {
-		h.logged(1, "lost")
+		_, by := h.logged(1, "lost")
 		device, _ := h.pending(1, "new")
 		papers[device] = h.clk.Now().Add(-time.Hour) // of before the device
+		ask := func() {
+			t.Helper()
+			if err := h.acceptProofs(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		ask()
 		h.pending(1, "new")
+		if h.lastEvent(ActionRecoveryProof) != "denied old-proof" {
+			t.Error(h.lastEvent(ActionRecoveryProof))
+		}
 		papers[device] = h.clk.Now()
+		ask()
 		h.mustLogin(number(1), "new")
 		if h.lastEvent(ActionDeviceApprove) != "granted proof-of-identity" {
 			t.Error(h.lastEvent(ActionDeviceApprove))
+		}
+		if _, err := h.CurrentSession(t.Context(), by); !problem.Is(err, "session-revoked") {
+			t.Errorf("the session of the lost telephone goes on: %v", err)
+		}
+		before := len(h.events(ActionRecoveryProof))
+		ask() // nobody waits
+		if len(h.events(ActionRecoveryProof)) != before {
+			t.Error("a device was let in twice")
 		}
 	})
 }

@@ -312,12 +312,16 @@ func (t tokenKeys) MACVersion(version uint32, parts ...[]byte) ([]byte, error) {
 
 // Jobs returns the room's background work.
 func (i *Identity) Jobs() []jobs.Job {
-	return []jobs.Job{
+	all := []jobs.Job{
 		{Name: JobMessages, Every: time.Second, Run: i.deliver, Quiet: true},
 		{Name: JobNumbers, Every: time.Minute, Run: i.changeNumbers, Leased: true, Quiet: true},
 		{Name: JobCleanup, Every: 10 * time.Minute, Run: i.cleanup, Leased: true},
 		{Name: JobRehash, Run: i.rehash, Quiet: true}, // when woken
 	}
+	if i.Proofs != nil {
+		all = append(all, jobs.Job{Name: JobProofs, Every: proofsEvery, Run: i.acceptProofs, Leased: true, Quiet: true})
+	}
+	return all
 }
 
 // What callers are told. One answer stands for many reasons; the reason itself is for the trail.
