@@ -842,39 +842,6 @@ func TestForgedFactorsLetNobodyIn(t *testing.T) {
 }
 
 // An erased customer leaves nothing of second steps, devices, numbers and notices.
-func TestEraseSecondSteps(t *testing.T) {
-	each(t, nil, func(t *testing.T, h *house) {
-		ctx := context.Background()
-		r, by := h.logged(1, "own")
-		h.enrolTOTP(by)
-		device, _ := h.pending(1, "tablet")
-		if _, err := NewAssist(h.Options).ApproveDevice(ctx, actor.OfSystem("cli:root"), "ada", device); err != nil {
-			t.Fatal(err)
-		}
-		want(t, h.SetSMS(ctx, by, false), "")
-		s, code := h.startNumber(by, number(3))
-		if _, err := h.CompleteNumberChange(ctx, by, s.ID, value(code)); err != nil {
-			t.Fatal(err)
-		}
-		tables := []string{"factor", "sms_rule", "device_trust", "vouch", "number_change", "notice"}
-		for _, table := range tables {
-			if h.count(table) == 0 {
-				t.Errorf("%s is empty before", table)
-			}
-		}
-		if err := h.DB.Update(ctx, func(tx *db.Tx) error {
-			_, err := NewEraser(h.Keys).EraseCustomer(ctx, tx, r.Customer)
-			return err
-		}); err != nil {
-			t.Fatal(err)
-		}
-		for _, table := range tables {
-			if n := h.count(table); n != 0 {
-				t.Errorf("%s holds %d rows after", table, n)
-			}
-		}
-	})
-}
 
 // TestASVS_6_3_4_NoPathAroundAFactor tries every method with every part of what a customer has, and only the
 // whole of it gives a session.
