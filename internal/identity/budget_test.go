@@ -112,9 +112,9 @@ func TestASVS_2_4_1_MessagesCannotBePumped(t *testing.T) {
 // A budget too small to be spread is still met exactly, and a large one never exceeded.
 func TestBudgetRows(t *testing.T) {
 	h := newHouse(t, dbtest.Open(t, db.SQLite), nil)
-	for _, b := range []budget{{"k", "small", 7, 2, 3}, {"k", "large", 5000, 1, 1}, {"k", "dear", 1000, 300, 300}} {
+	for _, b := range []budget{{"k", "small", 7, 2, 3}, {"k", "large", 500, 1, 1}, {"k", "dear", 1000, 300, 300}} {
 		n := 0
-		for range 6000 {
+		for range 600 {
 			ok := false
 			if err := h.DB.Update(t.Context(), func(tx *db.Tx) error {
 				q, _, err := h.row(t.Context(), tx, b, b.n, h.clk.Now())

@@ -329,7 +329,7 @@ func (s *sims) ChangedAt(context.Context, string) (time.Time, error) { return s.
 
 func TestNIST_3_1_3_3_NoCodesAfterASIMSwap(t *testing.T) {
 	network := &sims{}
-	each(t, func(o *Options) { o.SIMs = network }, func(t *testing.T, h *house) {
+	eachAlone(t, func(o *Options) { o.SIMs = network }, func(t *testing.T, h *house) {
 		*network = sims{at: h.clk.Now().Add(-30 * 24 * time.Hour)}
 		_, by := h.logged(1, "own")
 		h.mustLogin(number(1), "own") // a change of long ago is none
@@ -525,7 +525,7 @@ func (p provenDevices) Proven(_ context.Context, waiting []oracle.Waiting) (out 
 
 func TestProofOfIdentityLetsADeviceIn(t *testing.T) {
 	papers := provenDevices{}
-	each(t, func(o *Options) { o.Proofs = papers }, func(t *testing.T, h *house) {
+	eachAlone(t, func(o *Options) { o.Proofs = papers }, func(t *testing.T, h *house) {
 		_, by := h.logged(1, "lost")
 		device, _ := h.pending(1, "new")
 		papers[device] = h.clk.Now().Add(-time.Hour) // of before the device
