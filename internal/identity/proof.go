@@ -85,8 +85,15 @@ func (i *Identity) acceptProofs(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("asking for proofs of identity: %w", err)
 	}
+	since := map[string]time.Time{}
+	for _, w := range waiting {
+		since[w.Device] = w.Since
+	}
 	by := actor.OfSystem("job:" + JobProofs)
 	for _, p := range proofs {
+		if p.At.Before(since[p.Device]) {
+			continue // of before the device came, and will be told again and again
+		}
 		if err := i.acceptProof(ctx, by, p); err != nil && problem.Of(err) == nil {
 			return fmt.Errorf("letting in a device that is proven: %w", err)
 		}
