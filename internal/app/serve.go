@@ -165,6 +165,9 @@ func (s *Server) rooms(o Options) (http.Handler, error) {
 	if err := deviceOptions(&options, c); err != nil {
 		return nil, err
 	}
+	if err := oracles(&options, c); err != nil {
+		return nil, err
+	}
 	if c.Login.Origin != "" {
 		options.Origins = []string{c.Login.Origin}
 	}

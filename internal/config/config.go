@@ -224,6 +224,9 @@ type Devices struct {
 	// CancelURL is the page that cancels a change of number; the code is added to it. Empty: the
 	// message to the old number holds the code alone.
 	CancelURL string `yaml:"cancel_url"`
+	// IdentityProofs is asked which new devices belong to people who have proven who they are; without a URL
+	// nobody is, and it takes two members of staff.
+	IdentityProofs Question `yaml:"identity_proofs"`
 }
 
 // SignerHashes returns AndroidSigners as bytes, or an error that names the one that is none.
@@ -264,6 +267,30 @@ type SMS struct {
 	Prices []Price `yaml:"prices"`
 	// Providers are asked in this order when Sender is "providers".
 	Providers []Provider `yaml:"providers"`
+	// SIMSwap says who knows when SIMs were changed.
+	SIMSwap SIMSwap `yaml:"sim_swap"`
+}
+
+// SIMSwap is where changes of SIMs are looked up before a login's code is sent. No answer: no code.
+type SIMSwap struct {
+	// Kind is camara (the SIM Swap API of GSMA Open Gateway), webhook (a service of your own), or empty: nobody is asked.
+	Kind string `yaml:"kind"`
+	// URL is the https address of the API with its version, or of the webhook.
+	URL string `yaml:"url"`
+	// TokenURL and Client are for camara: where access tokens come from, and who we are there. Scope is asked for.
+	TokenURL string `yaml:"token_url"`
+	Client   string `yaml:"client"`
+	Scope    string `yaml:"scope"`
+	// Secret is the client's, or what signs the webhook's requests and answers.
+	Secret Secret `yaml:"secret"`
+	// UnknownNumbers says what becomes of numbers that the API does not serve: refuse (no codes) or send.
+	UnknownNumbers string `yaml:"unknown_numbers"`
+}
+
+// Question is a service of the operator that is asked by requests signed with Secret, and signs its answers.
+type Question struct {
+	URL    string `yaml:"url"`
+	Secret Secret `yaml:"secret"`
 }
 
 // Price is what a segment of a message costs.
@@ -524,7 +551,7 @@ func (c *Config) Resolve() error {
 func (c *Config) paths() []*string {
 	list := []*string{
 		&c.Policies, &c.Trust.Logo, &c.Audit.LocationDatabase, &c.Audit.NetworkDatabase,
-		&c.RootKey.File, &c.RootKey.Passphrase.File, &c.Database.Password.File, &c.SMS.Secret.File,
+		&c.RootKey.File, &c.RootKey.Passphrase.File, &c.Database.Password.File, &c.SMS.Secret.File, &c.SMS.SIMSwap.Secret.File, &c.Devices.IdentityProofs.Secret.File,
 		&c.SecondRootKey.File, &c.SecondRootKey.Passphrase.File, &c.Audit.Repository.AccessKey.File, &c.Audit.Repository.SecretKey.File,
 		&c.Listeners.App.Certificate, &c.Listeners.App.Key, &c.Listeners.App.BackupKey, &c.Listeners.App.ClientCA,
 		&c.Listeners.Service.Certificate, &c.Listeners.Service.Key, &c.Listeners.Service.BackupKey, &c.Listeners.Service.ClientCA,

@@ -46,7 +46,8 @@ func Default() Config {
 			Max: 5, Attestation: "when-sent",
 			AndroidPackages: []string{}, AndroidSigners: []string{}, AppleApps: []string{}, PasskeyOrigins: []string{}, PasskeyApps: []string{},
 		},
-		SMS:   SMS{Sender: "webhook", NumberHourly: 5, NumberDaily: 10, DailyCap: 10_000, CountryDaily: 5_000, BlockDaily: 100, Currency: "EUR"},
+		SMS: SMS{Sender: "webhook", NumberHourly: 5, NumberDaily: 10, DailyCap: 10_000, CountryDaily: 5_000, BlockDaily: 100, Currency: "EUR",
+			SIMSwap: SIMSwap{Scope: "sim-swap:check", UnknownNumbers: "refuse"}},
 		Audit: Audit{ClockSkew: 2 * time.Second, Online: 365 * 24 * time.Hour, Archive: 6 * 365 * 24 * time.Hour},
 		Log:   Log{Level: "info", Format: "json"},
 	}

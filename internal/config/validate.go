@@ -253,6 +253,10 @@ func (v *validator) devices(d Devices) {
 		u, err := url.Parse(o)
 		v.check(err == nil && u.Scheme == "https" && u.Host != "" && u.Path == "", "devices.passkey_origins", fmt.Sprintf("%q is not an https origin", o), "")
 	}
+	if d.IdentityProofs.URL != "" {
+		v.https("devices.identity_proofs.url", d.IdentityProofs.URL)
+		v.secret("devices.identity_proofs.secret", d.IdentityProofs.Secret)
+	}
 	v.check(d.CancelURL == "" || strings.HasPrefix(d.CancelURL, "https://"), "devices.cancel_url", "is not an https address", "")
 }
 
@@ -277,6 +281,7 @@ func (v *validator) sms(s SMS, dev bool) {
 	default:
 		v.check(false, "sms.sender", "is not a sender", "choose webhook, providers, or inbox in dev")
 	}
+	v.simSwap(s.SIMSwap)
 	v.check(s.Sender == "providers" || len(s.Providers) == 0, "sms.providers", "are named and not used", "write sms.sender: providers")
 	v.between("sms.country_daily", s.CountryDaily, 1, 1<<30)
 	v.between("sms.block_daily", s.BlockDaily, 1, 1<<30)
@@ -289,6 +294,29 @@ func (v *validator) sms(s SMS, dev bool) {
 		v.check(p.Price > 0 && p.Price <= 1000, "sms.prices", strconv.Quote(p.Prefix)+" has no price above 0", "write what one segment costs")
 		seen[p.Prefix] = true
 	}
+}
+
+func (v *validator) https(key, text string) {
+	u, err := url.Parse(text)
+	v.check(err == nil && u.Scheme == "https" && u.Host != "" && u.User == nil && u.Fragment == "", key, "is not an https address",
+		"write for example https://api.example.com/sim-swap/v2")
+}
+
+func (v *validator) simSwap(s SIMSwap) {
+	switch s.Kind {
+	case "":
+		v.check(s.URL == "", "sms.sim_swap.kind", "is missing", "choose camara or webhook, or remove url")
+		return
+	case "camara":
+		v.https("sms.sim_swap.token_url", s.TokenURL)
+		v.check(s.Client != "", "sms.sim_swap.client", "is missing", "write the client id that the operator gave you")
+	case "webhook":
+	default:
+		v.check(false, "sms.sim_swap.kind", "is not camara or webhook", "")
+	}
+	v.https("sms.sim_swap.url", s.URL)
+	v.check(s.UnknownNumbers == "refuse" || s.UnknownNumbers == "send", "sms.sim_swap.unknown_numbers", "is not refuse or send", "")
+	v.secret("sms.sim_swap.secret", s.Secret)
 }
 
 func (v *validator) providers(all []Provider) {
@@ -350,6 +378,7 @@ func (c *Config) override(environ []string) error {
 	for _, name := range unknown {
 		sink := slices.ContainsFunc(c.Audit.Sinks, func(s Sink) bool { return s.Secret.Env == name })
 		if name != c.RootKey.Passphrase.Env && name != c.SecondRootKey.Passphrase.Env && name != c.Database.Password.Env && name != c.SMS.Secret.Env &&
+			name != c.SMS.SIMSwap.Secret.Env && name != c.Devices.IdentityProofs.Secret.Env &&
 			!sink && !providers[name] && !slices.Contains(c.Backup.secretVariables(), name) {
 			errs = append(errs, &Error{Key: name, Problem: "names no setting", Remedy: "see the keys in " + FileName + ", or unset it"})
 		}

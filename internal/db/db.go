@@ -96,6 +96,7 @@ type DB struct {
 	installation string
 	environment  string
 	metrics      *metrics
+	hub          *hub
 	// full is true after a write failed for want of space, until the next one succeeds.
 	full    atomic.Bool
 	begun   atomic.Int64 // updates that were asked for
@@ -132,7 +133,7 @@ func Open(ctx context.Context, o Options) (*DB, error) {
 	default:
 		return nil, fmt.Errorf("environment %q is none of dev, uat and live", o.Environment)
 	}
-	d := &DB{environment: o.Environment, metrics: newMetrics(o.Metrics)}
+	d := &DB{environment: o.Environment, metrics: newMetrics(o.Metrics), hub: &hub{}}
 	var err error
 	if o.URL != "" {
 		d.kind = PostgreSQL
@@ -172,6 +173,9 @@ func (d *DB) update(ctx context.Context, level sql.IsolationLevel, fn func(*Tx) 
 	if err != nil {
 		if noSpace(err) {
 			d.full.Store(true)
+		}
+		if problem.Is(err, "database-unavailable") {
+			d.hub.doubt() // it may have been committed all the same
 		}
 		return err
 	}
@@ -240,6 +244,7 @@ type Tx struct {
 	rows  []*sql.Rows
 	row   []*sql.Row
 	after []func()
+	hub   *hub
 	err   error // the first failure of the engine, or reason to run again, which fn may hide
 }
 

@@ -46,6 +46,7 @@ type server struct {
 	metrics *metrics
 	log     *slog.Logger
 	pool    *sql.DB
+	hub     *hub
 	slots   chan struct{} // one for each connection, so that waiting for one can end with a context
 	turn    chan struct{} // for the one of the transactions that lose often which may run
 	closed  atomic.Bool
@@ -110,8 +111,9 @@ func openPostgres(ctx context.Context, d *DB, o Options) (err error) {
 	pool.SetMaxIdleConns(poolSize)
 	pool.SetConnMaxIdleTime(5 * time.Minute)
 	pool.SetConnMaxLifetime(time.Hour)
+	d.hub.remote = newListener(d.hub, config.Copy())
 	d.engine, d.installation = &server{
-		metrics: d.metrics, log: o.Log, pool: pool, slots: make(chan struct{}, poolSize), turn: make(chan struct{}, 1), longest: longest,
+		metrics: d.metrics, log: o.Log, pool: pool, hub: d.hub, slots: make(chan struct{}, poolSize), turn: make(chan struct{}, 1), longest: longest,
 	}, found.installation
 	return nil
 }
@@ -257,7 +259,7 @@ func (s *server) try(ctx context.Context, level sql.IsolationLevel, fn func(*Tx)
 		return nil, false, err
 	}
 	defer s.leave()
-	tx := &Tx{run: postgresRunner{tx: t}, ctx: own}
+	tx := &Tx{run: postgresRunner{tx: t}, ctx: own, hub: s.hub}
 	open := true
 	defer func() {
 		if open { // fn failed, panicked or ended the goroutine
@@ -372,7 +374,7 @@ func (s *server) snapshot(ctx context.Context, fn func(*Tx) error) error {
 
 // inView runs fn in a transaction that reads, and ends it.
 func (s *server) inView(ctx context.Context, t *sql.Tx, c *sql.Conn, fn func(*Tx) error) error {
-	tx := &Tx{run: postgresRunner{t, c}, ctx: ctx}
+	tx := &Tx{run: postgresRunner{t, c}, ctx: ctx, hub: s.hub}
 	defer func() {
 		tx.finish()
 		_ = t.Rollback()
@@ -395,6 +397,7 @@ func (s *server) close() error {
 	if s.closed.Swap(true) {
 		return nil
 	}
+	s.hub.remote.stop()
 	for range poolSize {
 		s.slots <- struct{}{}
 	}

@@ -33,7 +33,7 @@ func (s *server) read(ctx context.Context, fn func(*Tx) error) error {
 	}
 	defer s.leave()
 	for n := 0; ; n++ {
-		tx := &Tx{run: poolRunner{s.pool}, ctx: ctx}
+		tx := &Tx{run: poolRunner{s.pool}, ctx: ctx, hub: s.hub}
 		err := fn(tx)
 		if tx.err != nil {
 			err = tx.err // fn may have hidden it

@@ -29,6 +29,7 @@ const (
 // embedded is the SQLite engine: one writer, four readers, each with a connection of its own.
 type embedded struct {
 	metrics *metrics
+	hub     *hub
 	pool    *sql.DB
 	writer  *writer
 	readers chan *reader
@@ -116,7 +117,7 @@ func openSQLite(ctx context.Context, d *DB, o Options) (err error) {
 	if err := found.fits(o.Environment); err != nil {
 		return err
 	}
-	e := &embedded{metrics: d.metrics, lock: lock}
+	e := &embedded{metrics: d.metrics, hub: d.hub, lock: lock}
 	if err := e.start(ctx, path, o, found.current()); err != nil {
 		return err
 	}
@@ -437,7 +438,7 @@ func (e *embedded) start(ctx context.Context, path string, o Options, current bo
 		}
 		e.readers <- &reader{*r}
 	}
-	e.writer = newWriter(w, e.metrics)
+	e.writer = newWriter(w, e.metrics, e.hub)
 	return nil
 }
 
@@ -487,7 +488,7 @@ func (e *embedded) look(ctx context.Context, begin string, fn func(*Tx) error) (
 	}
 	c := r.conn
 	old := c.c.SetInterrupt(ctx)
-	tx := &Tx{run: &r.sqliteRunner, ctx: context.Background()}
+	tx := &Tx{run: &r.sqliteRunner, ctx: context.Background(), hub: e.hub}
 	returned := false
 	defer func() {
 		tx.finish()

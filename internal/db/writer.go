@@ -26,6 +26,7 @@ const (
 type writer struct {
 	run     *sqliteRunner
 	metrics *metrics
+	hub     *hub
 	queue   chan *request
 	aside   chan func() // what must run between two transactions
 
@@ -65,8 +66,8 @@ type request struct {
 
 var requests = sync.Pool{New: func() any { return &request{done: make(chan struct{}, 1)} }}
 
-func newWriter(run *sqliteRunner, m *metrics) *writer {
-	w := &writer{run: run, metrics: m, queue: make(chan *request, queueLength), aside: make(chan func()), ended: make(chan struct{})}
+func newWriter(run *sqliteRunner, m *metrics, h *hub) *writer {
+	w := &writer{run: run, metrics: m, hub: h, queue: make(chan *request, queueLength), aside: make(chan func()), ended: make(chan struct{})}
 	go w.loop()
 	return w
 }
@@ -222,7 +223,7 @@ func (w *writer) one(r *request) {
 		}
 	}
 	c.broken = nil
-	tx := &Tx{run: w.run, ctx: context.Background()}
+	tx := &Tx{run: w.run, ctx: context.Background(), hub: w.hub}
 	returned := false
 	defer func() {
 		if returned {

@@ -23,7 +23,7 @@ func (p profiles) BirthDate(_ context.Context, _ actor.Actor, c customer.ID) (st
 
 func TestASVS_6_2_3_ChangeAsksForTheCurrentCode(t *testing.T) {
 	born := profiles{}
-	each(t, func(o *Options) { o.Profiles = born }, func(t *testing.T, h *house) {
+	eachAlone(t, func(o *Options) { o.Profiles = born }, func(t *testing.T, h *house) {
 		r := h.register(number(1), "owner")
 		born[r.Customer] = "1984-03-29"
 		here, there := h.mustLogin(number(1), "owner"), h.mustLogin(number(1), "owner")
@@ -120,7 +120,7 @@ func (h *house) step(to, key, private string) (Reset, error) {
 func TestASVS_6_4_3_ForgottenCodeKeepsTwoFactorsAndAHold(t *testing.T) {
 	born := profiles{}
 	long := func(o *Options) { o.IdleLifetime, o.SessionLifetime, o.Profiles = 100*time.Hour, 100*time.Hour, born }
-	each(t, long, func(t *testing.T, h *house) {
+	eachAlone(t, long, func(t *testing.T, h *house) {
 		born[h.register(number(1), "owner").Customer] = "1984-03-29"
 		session := h.mustLogin(number(1), "owner")
 		// Only an authorised device of the account, and nobody learns which that is.

@@ -75,22 +75,17 @@ func (i *Identity) Session(ctx context.Context, r *http.Request) (actor.Actor, e
 	}
 	by.Key = proof.Thumbprint
 
+	now := i.Clock.Now()
 	var s sessionRow
 	var found bool
 	if wellFormed(token, accessPrefix) {
-		hash := tokenHash(token)
-		err := i.DB.Read(ctx, func(tx *db.Tx) (err error) {
-			s, found, err = i.rows.sessionByAccess(ctx, tx, hash)
-			return err
-		})
-		if err != nil {
+		if s, found, err = i.sessionOf(ctx, token, now); err != nil {
 			return by, err
 		}
 	}
 	if !found {
 		return by, i.denied(ctx, by, event, "unknown-token", "", errInvalidToken)
 	}
-	now := i.Clock.Now()
 	event.Customer, event.Resource = s.customer, "session "+s.id
 	if s.jkt != proof.Thumbprint {
 		return by, i.denied(ctx, by, event, "other-device", s.id, errInvalidToken)

@@ -110,7 +110,7 @@ func (e Eraser) EraseCustomer(ctx context.Context, tx *db.Tx, c customer.ID) (ma
 			return nil, err
 		}
 	}
-	return deleted, nil
+	return deleted, announceEnd(ctx, tx, c)
 }
 
 // accountOf returns the number of a customer and its index. A customer need not have an account. A

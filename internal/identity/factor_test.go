@@ -15,10 +15,10 @@ import (
 	"github.com/pquerna/otp/totp"
 
 	"strongroom/internal/actor"
-	"strongroom/internal/customer"
 	"strongroom/internal/db"
 	"strongroom/internal/identity/attest"
 	"strongroom/internal/identity/attest/attesttest"
+	"strongroom/internal/identity/oracle"
 	"strongroom/internal/problem"
 )
 
@@ -329,7 +329,7 @@ func (s *sims) ChangedAt(context.Context, string) (time.Time, error) { return s.
 
 func TestNIST_3_1_3_3_NoCodesAfterASIMSwap(t *testing.T) {
 	network := &sims{}
-	each(t, func(o *Options) { o.SIMs = network }, func(t *testing.T, h *house) {
+	eachAlone(t, func(o *Options) { o.SIMs = network }, func(t *testing.T, h *house) {
 		*network = sims{at: h.clk.Now().Add(-30 * 24 * time.Hour)}
 		_, by := h.logged(1, "own")
 		h.mustLogin(number(1), "own") // a change of long ago is none
@@ -355,7 +355,7 @@ func TestNIST_3_1_3_3_NoCodesAfterASIMSwap(t *testing.T) {
 		if h.lastEvent(ActionLoginStart) != "denied sim-changed" {
 			t.Error(h.lastEvent(ActionLoginStart))
 		}
-		h.clk.Advance(simHold)
+		h.clk.Advance(SIMHold)
 		h.mustLogin(number(1), "own")
 		network.err = errors.New("the network does not answer")
 		sent = len(h.inbox.Search(number(1)))
@@ -514,22 +514,45 @@ func TestASVS_2_3_5_TwoMembersOfStaffLetADeviceIn(t *testing.T) {
 // proofs is a room that has seen somebody's papers.
 type provenDevices map[string]time.Time
 
-func (p provenDevices) Proven(_ context.Context, _ customer.ID, device string) (time.Time, bool, error) {
-	at, ok := p[device]
-	return at, ok, nil
+func (p provenDevices) Proven(_ context.Context, waiting []oracle.Waiting) (out []oracle.Proof, err error) {
+	for _, d := range waiting {
+		if at, ok := p[d.Device]; ok {
+			out = append(out, oracle.Proof{Customer: d.Customer, Device: d.Device, At: at})
+		}
+	}
+	return out, nil
 }
 
 func TestProofOfIdentityLetsADeviceIn(t *testing.T) {
 	papers := provenDevices{}
-	each(t, func(o *Options) { o.Proofs = papers }, func(t *testing.T, h *house) {
-		h.logged(1, "lost")
+	eachAlone(t, func(o *Options) { o.Proofs = papers }, func(t *testing.T, h *house) {
+		_, by := h.logged(1, "lost")
 		device, _ := h.pending(1, "new")
 		papers[device] = h.clk.Now().Add(-time.Hour) // of before the device
+		ask := func() {
+			t.Helper()
+			if err := h.acceptProofs(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		ask()
 		h.pending(1, "new")
+		if err := h.acceptProof(t.Context(), actor.OfSystem("test"), oracle.Proof{Customer: by.Customer(), Device: device, At: papers[device]}); !problem.Is(err, "old-proof") {
+			t.Errorf("an old proof counts: %v", err)
+		}
 		papers[device] = h.clk.Now()
+		ask()
 		h.mustLogin(number(1), "new")
 		if h.lastEvent(ActionDeviceApprove) != "granted proof-of-identity" {
 			t.Error(h.lastEvent(ActionDeviceApprove))
+		}
+		if _, err := h.CurrentSession(t.Context(), by); !problem.Is(err, "session-revoked") {
+			t.Errorf("the session of the lost telephone goes on: %v", err)
+		}
+		before := len(h.events(ActionRecoveryProof))
+		ask() // nobody waits
+		if len(h.events(ActionRecoveryProof)) != before {
+			t.Error("a device was let in twice")
 		}
 	})
 }
@@ -819,39 +842,6 @@ func TestForgedFactorsLetNobodyIn(t *testing.T) {
 }
 
 // An erased customer leaves nothing of second steps, devices, numbers and notices.
-func TestEraseSecondSteps(t *testing.T) {
-	each(t, nil, func(t *testing.T, h *house) {
-		ctx := context.Background()
-		r, by := h.logged(1, "own")
-		h.enrolTOTP(by)
-		device, _ := h.pending(1, "tablet")
-		if _, err := NewAssist(h.Options).ApproveDevice(ctx, actor.OfSystem("cli:root"), "ada", device); err != nil {
-			t.Fatal(err)
-		}
-		want(t, h.SetSMS(ctx, by, false), "")
-		s, code := h.startNumber(by, number(3))
-		if _, err := h.CompleteNumberChange(ctx, by, s.ID, value(code)); err != nil {
-			t.Fatal(err)
-		}
-		tables := []string{"factor", "sms_rule", "device_trust", "vouch", "number_change", "notice"}
-		for _, table := range tables {
-			if h.count(table) == 0 {
-				t.Errorf("%s is empty before", table)
-			}
-		}
-		if err := h.DB.Update(ctx, func(tx *db.Tx) error {
-			_, err := NewEraser(h.Keys).EraseCustomer(ctx, tx, r.Customer)
-			return err
-		}); err != nil {
-			t.Fatal(err)
-		}
-		for _, table := range tables {
-			if n := h.count(table); n != 0 {
-				t.Errorf("%s holds %d rows after", table, n)
-			}
-		}
-	})
-}
 
 // TestASVS_6_3_4_NoPathAroundAFactor tries every method with every part of what a customer has, and only the
 // whole of it gives a session.

@@ -77,7 +77,19 @@ func newHouseOf(t testing.TB, d *db.DB, keys *keyring.Keyring, change func(*Opti
 	return h
 }
 
+// each runs f on both engines at the same time, so f shares nothing that it changes with the function around it.
 func each(t *testing.T, change func(*Options), f func(t *testing.T, h *house)) {
+	t.Helper()
+	for _, e := range []db.Engine{db.SQLite, db.PostgreSQL} {
+		t.Run(e.String(), func(t *testing.T) {
+			t.Parallel()
+			f(t, newHouse(t, dbtest.Open(t, e), change))
+		})
+	}
+}
+
+// eachAlone is each, one engine after the other.
+func eachAlone(t *testing.T, change func(*Options), f func(t *testing.T, h *house)) {
 	t.Helper()
 	dbtest.Each(t, func(t *testing.T, d *db.DB) { f(t, newHouse(t, d, change)) })
 }

@@ -15,6 +15,7 @@
 package identity
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -145,6 +146,9 @@ type Options struct {
 	// CodeResetHold is how long a customer who forgot the private code waits before choosing another;
 	// 0 means 24 hours.
 	CodeResetHold time.Duration
+	// SessionMemories is how many sessions that were found good are remembered between two requests; 0 means 16,384, less
+	// than 0 none.
+	SessionMemories int
 	// MaxDevices is how many devices a customer may have, pending ones included; 0 means 5.
 	MaxDevices int
 	// Attest says what must vouch for the keys of devices.
@@ -186,6 +190,7 @@ type Identity struct {
 	nonces   *dpop.Nonces
 	attest   *attest.Verifier
 	passkeys *webauthn.WebAuthn
+	memory   *memory
 	stale    chan rehashing
 	writing  chan struct{}
 	denials  *denials
@@ -254,7 +259,7 @@ func New(o Options) (*Identity, error) {
 	if o.Cost < bcrypt.MinCost || o.Cost > bcrypt.MaxCost {
 		return nil, fmt.Errorf("identity: bcrypt cost %d is not between %d and %d", o.Cost, bcrypt.MinCost, bcrypt.MaxCost)
 	}
-	if o.MinCodeLength < 6 {
+	if o.MinCodeLength < passcode.LeastLength {
 		return nil, fmt.Errorf("identity: private codes of %d characters are too short; 8 is the rule, 6 the least", o.MinCodeLength)
 	}
 
@@ -278,6 +283,7 @@ func New(o Options) (*Identity, error) {
 		return nil, fmt.Errorf("identity: reading the costs of hashes: %w", err)
 	}
 	i.hasher = newHasher(o.Keys, o.Cost, used, o.HashWorkers, o.HashQueue, i.metrics)
+	i.memory = newMemory(o.DB, cmp.Or(o.SessionMemories, sessionMemories))
 	i.nonces = dpop.NewNonces(tokenKeys{o.Keys})
 	i.proofs, err = dpop.New(dpop.Options{Clock: o.Clock, Nonces: i.nonces, Origins: o.Origins})
 	if err != nil {
@@ -307,12 +313,16 @@ func (t tokenKeys) MACVersion(version uint32, parts ...[]byte) ([]byte, error) {
 
 // Jobs returns the room's background work.
 func (i *Identity) Jobs() []jobs.Job {
-	return []jobs.Job{
+	all := []jobs.Job{
 		{Name: JobMessages, Every: time.Second, Run: i.deliver, Quiet: true},
 		{Name: JobNumbers, Every: time.Minute, Run: i.changeNumbers, Leased: true, Quiet: true},
 		{Name: JobCleanup, Every: 10 * time.Minute, Run: i.cleanup, Leased: true},
 		{Name: JobRehash, Run: i.rehash, Quiet: true}, // when woken
 	}
+	if i.Proofs != nil {
+		all = append(all, jobs.Job{Name: JobProofs, Every: proofsEvery, Run: i.acceptProofs, Leased: true, Quiet: true})
+	}
+	return all
 }
 
 // What callers are told. One answer stands for many reasons; the reason itself is for the trail.

@@ -489,14 +489,11 @@ func (i *Identity) finishLogin(ctx context.Context, by actor.Actor, login string
 			return err
 		}
 		if device.status == pending {
-			in, p, err := i.await(ctx, tx, by, device, now)
+			p, err := i.await(ctx, tx, by, device, now)
 			if err != nil {
 				return err
 			}
-			if !in {
-				return refuse("device-pending", p)
-			}
-			device.status = authorised
+			return refuse("device-pending", p)
 		}
 		if err := i.liftCeiling(ctx, tx, state, now); err != nil {
 			return err

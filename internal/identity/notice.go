@@ -153,8 +153,8 @@ type SIMs interface {
 	ChangedAt(ctx context.Context, number string) (time.Time, error)
 }
 
-// simHold is for how long after a change of SIM no codes go to the number.
-const simHold = 7 * 24 * time.Hour
+// SIMHold is for how long after a change of SIM no codes go to the number.
+const SIMHold = 7 * 24 * time.Hour
 
 // simChanged reports whether the letter is a code for a number whose SIM was changed a short while ago. It
 // is asked when the message leaves, long after the answer to whoever wants to log in, so nobody learns from
@@ -167,11 +167,12 @@ func (i *Identity) simChanged(ctx context.Context, l letter, message string) (bo
 	asking, cancel := context.WithTimeout(ctx, deliveryTime/2)
 	at, err := i.SIMs.ChangedAt(asking, l.To)
 	cancel()
+	i.answering(ctx, findingSIMs, "Changes of SIMs cannot be looked up: no codes are sent.", err)
 	if err != nil {
 		return false, fmt.Errorf("%w: looking up the SIM: %w", sms.ErrLater, err)
 	}
 	now := i.Clock.Now()
-	until := at.Add(simHold)
+	until := at.Add(SIMHold)
 	if at.IsZero() || !until.After(now) {
 		return false, nil
 	}

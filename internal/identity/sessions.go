@@ -16,7 +16,7 @@ import (
 
 var errSessionNotFound = problem.New(problem.NotFound, "session-not-found", "You have no such session.")
 
-// endSession ends one session, at once and on every server: each looks it up at each request.
+// endSession ends one session: here at once, and on every other server within sessionLease.
 func (i *Identity) endSession(ctx context.Context, tx *db.Tx, by actor.Actor, c customer.ID, session, reason string, now time.Time) error {
 	ended, err := revokeSession(ctx, tx, session, now)
 	if err != nil || !ended {

@@ -164,6 +164,9 @@ func (r rows) insertDevice(ctx context.Context, tx *db.Tx, d deviceRow) error {
 }
 
 func (r rows) setDeviceStatus(ctx context.Context, tx *db.Tx, d deviceRow, status string, now time.Time) error {
+	if err := announceEnd(ctx, tx, d.customer); err != nil {
+		return err
+	}
 	_, err := tx.Exec(ctx, `UPDATE device SET status = $1, decided_at = $2, stamp = $3 WHERE id = $4`,
 		status, clock.Micros(now), r.stamp(deviceParts(d.id, d.customer, d.jkt, status)), d.id)
 	return err
@@ -268,8 +271,13 @@ func (r rows) touch(ctx context.Context, tx *db.Tx, s sessionRow) error {
 }
 
 func revokeSession(ctx context.Context, tx *db.Tx, id string, now time.Time) (bool, error) {
-	n, err := tx.Exec(ctx, `UPDATE session SET revoked_at = $1 WHERE id = $2 AND revoked_at IS NULL`, clock.Micros(now), id)
-	return n == 1, err
+	var c customer.ID
+	ok, err := none(tx.QueryRow(ctx, `UPDATE session SET revoked_at = $1 WHERE id = $2 AND revoked_at IS NULL RETURNING customer_id`,
+		clock.Micros(now), id).Scan(&c))
+	if err != nil || !ok {
+		return false, err
+	}
+	return true, announceEnd(ctx, tx, c)
 }
 
 // revokeDeviceSessions ends all sessions of a device and returns their ids.

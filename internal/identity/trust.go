@@ -38,13 +38,6 @@ var (
 	errDeviceExpired = problem.New(problem.Conflict, "device-expired", "The new device has waited too long. Log in from it again.")
 )
 
-// IdentityProofs knows who has proven their identity; the room that checks papers and faces implements it.
-type IdentityProofs interface {
-	// Proven returns when the customer last proved their identity for the device, which must have been by
-	// evidence that this very device sent, or false.
-	Proven(ctx context.Context, c customer.ID, device string) (time.Time, bool, error)
-}
-
 // trustRow is what is known of a device beyond its key.
 type trustRow struct {
 	device      string
@@ -142,41 +135,32 @@ func (i *Identity) vouched(ctx context.Context, tx *db.Tx, d deviceRow, level at
 }
 
 // await says what the holder of a pending device is told: the number that they type into one of their
-// other devices. It reports true when they have proven who they are, and the device is let in.
-func (i *Identity) await(ctx context.Context, tx *db.Tx, by actor.Actor, d deviceRow, now time.Time) (bool, *problem.Problem, error) {
-	if i.Proofs != nil {
-		at, ok, err := i.Proofs.Proven(ctx, d.customer, d.id)
-		if err != nil {
-			return false, nil, err
-		}
-		if ok && !at.Before(clock.FromMicros(d.added)) {
-			return true, nil, i.letIn(ctx, tx, by, d, "proof-of-identity", now)
-		}
-	}
+// other devices.
+func (i *Identity) await(ctx context.Context, tx *db.Tx, by actor.Actor, d deviceRow, now time.Time) (*problem.Problem, error) {
 	trust, err := i.rows.trustOf(ctx, tx, d.customer)
 	if err != nil {
-		return false, nil, err
+		return nil, err
 	}
 	t, ok := trust[d.id]
 	if ok && len(t.number) > 0 {
 		number, err := i.openOwn(ctx, tx, d.customer, place("device_trust", d.customer, d.id), t.number)
-		return false, devicePending(d.id, string(number)), err
+		return devicePending(d.id, string(number)), err
 	}
 	ring, err := i.Keys.Customer(ctx, tx, d.customer)
 	if err != nil {
-		return false, nil, err
+		return nil, err
 	}
 	n, err := rand.Int(rand.Reader, big.NewInt(1000))
 	if err != nil {
-		return false, nil, err
+		return nil, err
 	}
 	number := fmt.Sprintf("%03d", n.Int64())
 	t.device, t.customer, t.tries, t.expires = d.id, d.customer, numberTries, clock.Micros(now.Add(pendingFor))
 	t.number = ring.Seal(place("device_trust", d.customer, d.id), []byte(number))
 	if err := i.rows.putTrust(ctx, tx, t); err != nil {
-		return false, nil, err
+		return nil, err
 	}
-	return false, devicePending(d.id, number), i.tell(ctx, tx, by, d.customer, NoticeDeviceNew, d.id, now)
+	return devicePending(d.id, number), i.tell(ctx, tx, by, d.customer, NoticeDeviceNew, d.id, now)
 }
 
 // letIn authorises a pending device for a reason, and tells the customer.

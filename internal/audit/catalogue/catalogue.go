@@ -123,6 +123,7 @@ var All = []Action{
 	{Name: "identity.private-code.reset-cancel", Does: "the wait for a new private code was ended, by the customer or by a login", On: "private code", Class: AccountChange, Activity: Other},
 	{Name: "identity.private-code.reset-complete", Does: "a step towards a new private code was completed: the wait began, or the code was set", On: "reset RESET", Class: AccountChange, Activity: 4},
 	{Name: "identity.private-code.reset-start", Does: "a customer who forgot the private code asked for another", On: "reset RESET", Seals: []string{"phone"}, Class: AccountChange, Activity: Other},
+	{Name: "identity.recovery.proof", Does: "a proof of identity was brought for a new device", On: "device DEVICE", Class: AccountChange, Activity: Other},
 	{Name: "identity.recovery.vouch", Does: "a member of staff vouched for a customer who lost a device or the number", On: "device DEVICE, or number", Seals: []string{"phone"}, Class: AccountChange, Activity: Other},
 	{Name: "identity.registration.complete", Does: "a customer's account was made", On: "device DEVICE, or registration REGISTRATION", Seals: []string{"phone"}, Class: AccountChange, Activity: 1},
 	{Name: "identity.registration.start", Does: "a registration began", On: "registration REGISTRATION", Seals: []string{"phone"}, Class: AccountChange, Activity: Other},

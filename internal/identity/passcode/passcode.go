@@ -16,7 +16,9 @@ import (
 // Lengths are in characters.
 const (
 	MinLength = 8
-	MaxLength = 64
+	// LeastLength is that of the shortest code that a deployment may allow.
+	LeastLength = 6
+	MaxLength   = 64
 )
 
 // Weakness says why a code is refused. The empty Weakness is a good code.
@@ -70,6 +72,37 @@ var common = func() map[string]bool {
 	return m
 }()
 
+// leakedText is sorted by bytes, a code to a line; see generate.
+//
+//go:embed leaked.txt
+var leakedText string
+
+// leaked reports whether s, which is Folded, is among the codes found most often in leaks of passwords
+// (ASVS 5.0 6.2.4 asks for at least 3,000 that fit the policy). The list is searched where it lies.
+func leaked(s string) bool {
+	low, high := 0, len(leakedText) // of whole lines
+	for low < high {
+		mid := low + (high-low)/2
+		begin := strings.LastIndexByte(leakedText[low:mid], '\n') + 1 + low
+		end := begin + strings.IndexByte(leakedText[begin:], '\n')
+		switch line := leakedText[begin:end]; {
+		case line == s:
+			return true
+		case line < s:
+			low = end + 1
+		default:
+			high = begin
+		}
+	}
+	return false
+}
+
+// Folded returns the form of a code in which it is judged: Normal, in lower case.
+func Folded(code []byte) string { return strings.ToLower(string(Normal(code))) }
+
+// joined leaves out what people put between the parts of a code.
+var joined = strings.NewReplacer(" ", "", "-", "", "_", "", ".", "", "/", "")
+
 // Normal returns the form of a code that is hashed and compared: NFKC, so that one code typed on two
 // keyboards is one code (NIST SP 800-63B-4 section 3.1.1.2). Nothing is trimmed or shortened.
 func Normal(code []byte) []byte { return norm.NFKC.Bytes(code) }
@@ -83,7 +116,7 @@ func Judge(code []byte, e164 string, minLength int) Weakness {
 		}
 		return Malformed
 	}
-	s := strings.ToLower(string(Normal(code)))
+	s := Folded(code)
 	for _, c := range s {
 		if unicode.IsControl(c) || c == utf8.RuneError {
 			return Malformed
@@ -105,6 +138,8 @@ func Judge(code []byte, e164 string, minLength int) Weakness {
 		return Date
 	case partOf(s, e164):
 		return Phone
+	case leaked(s), leaked(joined.Replace(s)): // last, since the others say more
+		return Common
 	}
 	return ""
 }

@@ -60,7 +60,7 @@ func receiptCode(s string) string {
 // Receipt implements Reporter: a gateway reports by a POST that is signed as ours are, with the body
 // {"id": …, "state": "delivered" | "failed" | "underway", "code": …}.
 func (w *Webhook) Receipt(r *http.Request, body []byte) (Receipt, error) {
-	if !verify(w.secret, r.Header.Values(SignatureHeader), body, w.clock.Now()) {
+	if !Verify(w.secret, r.Header.Values(SignatureHeader), body, w.clock.Now()) {
 		return Receipt{}, ErrReceipt
 	}
 	var in struct {
@@ -78,8 +78,9 @@ func (w *Webhook) Receipt(r *http.Request, body []byte) (Receipt, error) {
 	return Receipt{}, ErrReceipt
 }
 
-// verify checks what Sign makes.
-func verify(key secret.Value, headers []string, body []byte, now time.Time) bool {
+// Verify reports whether headers are the one signature that Sign makes of body, not older than five minutes and not
+// from further ahead.
+func Verify(key secret.Value, headers []string, body []byte, now time.Time) bool {
 	if len(headers) != 1 {
 		return false
 	}
