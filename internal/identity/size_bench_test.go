@@ -6,7 +6,6 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -118,11 +117,6 @@ func BenchmarkCustomers(b *testing.B) {
 	few, many := measured[10_000], measured[most]
 	b.Logf("%d customers beside 10,000: session check %.2f, login start %.2f", most,
 		float64(many.check)/float64(few.check), float64(many.start)/float64(few.start))
-}
-
-func median(all []time.Duration) time.Duration {
-	slices.Sort(all)
-	return all[len(all)/2]
 }
 
 // crowd puts others behind every customer, device, session and access token: the numbers from+1 to n.
