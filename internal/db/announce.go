@@ -3,6 +3,7 @@ package db
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -16,7 +17,8 @@ import (
 // read until it hears that it changed. With the embedded database there is one process, and it hears at once.
 // With PostgreSQL announcements travel as notifications, which the server delivers in the order of the commits. One
 // connection of each process listens, and sends notifications to itself: one that has come back means that
-// all before it have come too. A connection that is lost, or silent, is a doubt, which Feed.Current shows.
+// all before it have come too. A connection that is lost, or silent, is a doubt, which Feed.Current shows; so is one
+// that others share, as behind a pooler, which brings back what was sent on it and may lose what others send.
 
 const (
 	// channel is the name of PostgreSQL's notifications.
@@ -148,12 +150,12 @@ func (l *listener) pause(d time.Duration) {
 
 // listen returns why it heard no more.
 func (l *listener) listen() error {
+	var own, by uint32 // processes of the server: ours, and the one that the beat came from
 	var beat string
-	var back bool
 	config := l.config.Copy()
 	config.OnNotification = func(_ *pgconn.PgConn, n *pgconn.Notification) {
 		if n.Payload == beat {
-			back = true
+			by = n.PID
 			return
 		}
 		if topic, word, ok := strings.Cut(n.Payload, " "); ok {
@@ -171,18 +173,19 @@ func (l *listener) listen() error {
 		defer cancel()
 		_ = c.Close(closing)
 	}()
-	// What is sent to ourselves need not survive, so its commit does not wait for the disk.
-	for _, q := range []string{`SET synchronous_commit = off`, `LISTEN ` + channel} {
-		if _, err := c.Exec(opening, q); err != nil {
-			return err
-		}
+	if _, err := c.Exec(opening, `LISTEN `+channel); err != nil {
+		return err
 	}
+	own = c.PgConn().PID()
 	l.hub.doubt() // what was announced before LISTEN is missed
 	for {
-		beat, back = "beat "+rand.Text(), false
+		beat, by = "beat "+rand.Text(), 0
 		sent := time.Now()
-		if err := l.beat(c, beat, &back); err != nil {
+		if err := l.beat(c, beat, &by); err != nil {
 			return err
+		}
+		if by != own {
+			return errShared
 		}
 		l.current.Store(&sent)
 		l.pause(beatEvery)
@@ -192,12 +195,18 @@ func (l *listener) listen() error {
 	}
 }
 
-// beat sends a notification to ourselves and waits until it is back.
-func (l *listener) beat(c *pgx.Conn, beat string, back *bool) error {
+// errShared says that the process of the server that does our work is not the one that the connection began with.
+// Whoever shares processes among clients names its own, since it has to tell apart whose query is to be cancelled.
+var errShared = errors.New("the connection to PostgreSQL is shared with others, who may hear in its place")
+
+// beat sends a notification to ourselves and waits until it is back, from whom is at *by. It need not survive, so its
+// commit does not wait for the disk; the setting ends with it, or it would be that of whoever comes next to a
+// connection that is shared.
+func (l *listener) beat(c *pgx.Conn, beat string, by *uint32) error {
 	ctx, cancel := context.WithTimeout(l.ctx, beatTimeout)
 	defer cancel()
-	_, err := c.Exec(ctx, `SELECT pg_notify($1, $2)`, channel, beat)
-	for err == nil && !*back {
+	_, err := c.Exec(ctx, `SELECT set_config('synchronous_commit', 'off', true), pg_notify($1, $2)`, channel, beat)
+	for err == nil && *by == 0 {
 		err = c.PgConn().WaitForNotification(ctx)
 	}
 	return err

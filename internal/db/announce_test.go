@@ -1,9 +1,16 @@
 package db_test
 
 import (
+	"bufio"
+	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
+	"io"
+	"net"
+	"net/url"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -121,5 +128,92 @@ func TestAnnouncementsBetweenProcesses(t *testing.T) {
 	currentAfter(t, f)
 	if e.heard("three") != 1 {
 		t.Error("it hears no more after the connection was lost")
+	}
+}
+
+// pooler stands before PostgreSQL as one that shares connections does: it names process identifiers of its own, brings a
+// client what belongs to its own query, and loses what comes at other times. It counts the beats that it brings.
+type pooler struct {
+	target string
+	beats  atomic.Int64
+}
+
+func pooled(t *testing.T, u string) (*pooler, string) {
+	t.Helper()
+	parsed, err := url.Parse(u)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	p := &pooler{target: parsed.Host}
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go p.serve(c)
+		}
+	}()
+	q := parsed.Query()
+	q.Set("sslmode", "disable") // what it brings, it reads
+	parsed.Host, parsed.RawQuery = l.Addr().String(), q.Encode()
+	return p, parsed.String()
+}
+
+func (p *pooler) serve(client net.Conn) {
+	defer client.Close()
+	server, err := net.Dial("tcp", p.target)
+	if err != nil {
+		return
+	}
+	defer server.Close()
+	go func() {
+		_, _ = io.Copy(server, client)
+		_ = server.Close()
+	}()
+	for in := bufio.NewReader(server); ; {
+		head := make([]byte, 5) // kind and length, of all messages from the server
+		if _, err := io.ReadFull(in, head); err != nil {
+			return
+		}
+		body := make([]byte, binary.BigEndian.Uint32(head[1:])-4)
+		if _, err := io.ReadFull(in, body); err != nil {
+			return
+		}
+		switch {
+		case head[0] == 'K': // BackendKeyData
+			binary.BigEndian.PutUint32(body, binary.BigEndian.Uint32(body)+1<<30)
+		case head[0] == 'A' && bytes.Contains(body, []byte("\x00beat ")): // NotificationResponse
+			p.beats.Add(1)
+		case head[0] == 'A':
+			continue
+		}
+		if _, err := client.Write(append(head, body...)); err != nil {
+			return
+		}
+	}
+}
+
+// Behind a pooler a process hears itself, and may not hear others: it never says that it has heard all.
+func TestWhatIsHeardThroughAPoolerIsNotBelieved(t *testing.T) {
+	u := dbtest.PostgresURL(t)
+	p, through := pooled(t, u)
+	d, err := db.Open(context.Background(), db.Options{URL: through, Environment: "dev", Create: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = d.Close() })
+	var e ear
+	f := d.Follow("topic", e.hear)
+	f.Current()
+	// Once the second is here, the first one has been judged.
+	eventually(t, "it does not try to hear", func() bool { return p.beats.Load() >= 2 })
+	if at := f.Current(); !at.IsZero() {
+		t.Errorf("it believes what it heard through a pooler, until %v", at)
 	}
 }

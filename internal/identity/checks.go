@@ -4,12 +4,16 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	cryptorand "crypto/rand"
+	"fmt"
 	"math"
 	"math/rand/v2"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"golang.org/x/crypto/bcrypt"
 
@@ -19,7 +23,9 @@ import (
 	"strongroom/internal/clock"
 	"strongroom/internal/db"
 	"strongroom/internal/identity/oracle"
+	"strongroom/internal/identity/passcode"
 	"strongroom/internal/problem"
+	"strongroom/internal/secret"
 )
 
 // Trial is a check of this room: what it does to the room that runs, and to one of a scratch copy that it
@@ -97,6 +103,19 @@ func Trials() []Trial {
 		Says:   "Every stored private code is a bcrypt hash at the configured cost or above.",
 		Run:    onStage(hashes),
 		Broken: broken(hashes, statement(`UPDATE account SET code_hash = CAST('e10adc3949ba59abbe56e057f20f883e' AS BLOB)`)),
+	}, {
+		ID: "login-code-policy", Every: 6 * hourly, Valid: day,
+		Says: "Private codes have 8 characters or more, and those that others would try first are refused.",
+		Run:  onStage(codePolicy),
+		Broken: broken(codePolicy, func(_ context.Context, i *Identity) error {
+			i.judge = func(code []byte, _ string, minLength int) passcode.Weakness { // the length is looked at, and nothing else
+				if utf8.RuneCount(code) < minLength {
+					return passcode.Short
+				}
+				return ""
+			}
+			return nil
+		}),
 	}}
 }
 
@@ -454,6 +473,67 @@ func newWaits(ctx context.Context, s *stage, meanwhile func(context.Context) err
 		return check.Undecided(did, "The approved device could not log in: %v", err)
 	}
 	return check.Held(did, "It waited until the right number was typed, and was let in then.")
+}
+
+// weakCode is a private code that must be refused.
+type weakCode struct{ what, code string }
+
+// weakCodes returns some of each kind; what can be random is.
+func weakCodes(least int) []weakCode {
+	day := time.Date(1940+rand.IntN(70), time.Month(1+rand.IntN(12)), 1+rand.IntN(28), 0, 0, 0, 0, time.UTC)
+	at := rand.IntN(3)
+	return []weakCode{
+		{fmt.Sprintf("A code of %d characters", least-1), strings.ToLower(cryptorand.Text())[:least-1]},
+		{"A code that is found in leaks", "iloveyou"},
+		{"A code that is found in leaks, with a number behind it", fmt.Sprintf("Password%d", rand.IntN(100))},
+		{"A code that is found in leaks, with spaces", "l i v e r p o o l"},
+		{"A code that repeats itself", strings.Repeat(strconv.Itoa(10+rand.IntN(90)), 4)},
+		{"A code of digits in sequence", "01234567890123456789"[at : at+8]},
+		{"A code of digits in sequence backwards", "98765432109876543210"[at : at+8]},
+		{"A code of digits in sequence, in Arabic writing", "\u0661\u0662\u0663\u0664\u0665\u0666\u0667\u0668"},
+		{"A code of neighbours on the keyboard", "asdfghjkl"},
+		{"A date", day.Format("02012006")},
+		{"A date with signs between its parts", day.Format("2006-01-02")},
+		{"The customer's own number", strings.TrimPrefix(honeyNumber, "+")},
+	}
+}
+
+func codePolicy(ctx context.Context, s *stage) check.Observation {
+	did := "tried to choose weak private codes, for a customer who is there to be attacked: short, found in leaks, repeated, in sequence, dates and the number; then a good one, each with a wrong current code"
+	undecided := func(err error) check.Observation {
+		return check.Undecided(did, "No code could be tried: %v", err)
+	}
+	tokens, err := s.login(ctx, s.own)
+	if err != nil {
+		return undecided(err)
+	}
+	by, err := s.enter(ctx, s.i.Session, "DPoP", tokens.Access, &s.own)
+	if err != nil {
+		return undecided(err)
+	}
+	current := wrong() // so that nothing is changed, whatever is accepted
+	all := weakCodes(s.i.MinCodeLength)
+	for _, w := range all {
+		switch err := s.i.ChangeCode(ctx, by, current, secret.FromString(w.code)); {
+		case problem.Is(err, "weak-private-code"):
+		case problem.Is(err, errWrongCode.Slug()): // which is looked at after the new one was found good
+			return check.Failed(did, "%s is accepted.", w.what)
+		default:
+			return undecided(err)
+		}
+	}
+	if weak(passcode.JudgeBirth([]byte("harbour24121987"), "1987-12-24")) == nil {
+		return check.Failed(did, "A code with the customer's birth date in it is accepted.")
+	}
+	if err := s.i.ChangeCode(ctx, by, current, wrong()); !problem.Is(err, errWrongCode.Slug()) {
+		return check.Undecided(did, "A random code of 26 characters is refused too, so that the others prove nothing: %v", err)
+	}
+	least := s.i.MinCodeLength
+	seen := check.Held(did, "All %d were refused, and the good one was not; %d characters are asked for.", len(all), least)
+	if least < passcode.MinLength {
+		seen = check.Undecided(did, "All %d were refused, but codes of %d characters are accepted, by login.private_code_min_length; %d are promised.", len(all), least, passcode.MinLength)
+	}
+	return seen.With("codes", len(all)).With("least_length", least)
 }
 
 // leastCost is bcrypt's least cost that is taken for a hash of private codes at all (OWASP).

@@ -3,6 +3,7 @@ package identity
 import (
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"strongroom/internal/clock"
 	"strongroom/internal/db"
 	"strongroom/internal/db/dbtest"
+	"strongroom/internal/identity/passcode"
 	"strongroom/internal/problem"
 )
 
@@ -71,6 +73,31 @@ func TestTrialsSeeDamage(t *testing.T) {
 				t.Errorf("%s: %s", seen.Outcome, seen.Detail)
 			}
 		})
+	}
+}
+
+// A deployment that takes shorter codes is told so, and sees what else is refused all the same.
+func TestShorterCodesThanPromisedAreAmber(t *testing.T) {
+	h := scratch(t, dbtest.Open(t, db.SQLite), func(o *Options) { o.MinCodeLength = 6 })
+	n := slices.IndexFunc(Trials(), func(trial Trial) bool { return trial.ID == "login-code-policy" })
+	ctx := actor.With(t.Context(), checker)
+	seen := Trials()[n].Run(ctx, h.Identity)
+	if seen.Outcome != check.Unknown || !strings.Contains(seen.Detail, "6 characters are accepted, by login.private_code_min_length; 8 are promised") {
+		t.Errorf("%s: %s", seen.Outcome, seen.Detail)
+	}
+	if seen := Trials()[n].Broken(ctx, h.Identity); seen.Outcome != check.Fails {
+		t.Errorf("%s: %s", seen.Outcome, seen.Detail)
+	}
+}
+
+// Each code that the check tries is weak for a reason of its own, whatever chance makes of it.
+func TestWeakCodesAreWeak(t *testing.T) {
+	for range 200 {
+		for _, w := range weakCodes(passcode.MinLength) {
+			if passcode.Judge([]byte(w.code), honeyNumber, passcode.MinLength) == "" {
+				t.Fatalf("%s, %q, is good", w.what, w.code)
+			}
+		}
 	}
 }
 
@@ -134,6 +161,36 @@ func TestNobodyReachesTheHoneyCustomer(t *testing.T) {
 	if sent := h.inbox.Search(""); len(sent) != 0 {
 		t.Errorf("the gateway got %v", sent)
 	}
+}
+
+// A check that took too long takes nothing from the one that has the honey customer by now.
+func TestLateCheckLeavesTheStageToTheNext(t *testing.T) {
+	each(t, nil, func(t *testing.T, h *house) {
+		ctx := actor.With(t.Context(), checker)
+		late, err := h.enterStage(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		h.clk.Advance(stageHeld + time.Second)
+		next, err := h.enterStage(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := next.login(ctx, next.own); err != nil {
+			t.Fatal(err)
+		}
+		late.leave(ctx)
+		if n := h.count("session"); n != 1 {
+			t.Errorf("%d sessions are left to the check that is at it", n)
+		}
+		if _, err := h.enterStage(ctx); err != errStageHeld {
+			t.Errorf("a third check had the honey customer at the same time: %v", err)
+		}
+		next.leave(ctx)
+		if n := h.count("session"); n != 0 {
+			t.Errorf("%d sessions are left", n)
+		}
+	})
 }
 
 // A honey customer that was erased, or whose device was shut out, is followed by another.

@@ -86,7 +86,7 @@ func (i *Identity) ChangeCode(ctx context.Context, by actor.Actor, current, fres
 	if number == "" {
 		return errors.New("the number of an account does not open")
 	}
-	bad := weak(passcode.Judge(fresh.Reveal(), number, i.MinCodeLength))
+	bad := weak(i.judge(fresh.Reveal(), number, i.MinCodeLength))
 	if bad == nil {
 		if bad, err = i.judgeBirth(ctx, by, c, fresh); err != nil {
 			return err
@@ -353,7 +353,7 @@ func (i *Identity) CompleteReset(ctx context.Context, by actor.Actor, reset stri
 		return out, err
 	}
 	event.Customer = state.Customer
-	if bad := weak(passcode.Judge(private.Reveal(), state.Phone, i.MinCodeLength)); bad != nil {
+	if bad := weak(i.judge(private.Reveal(), state.Phone, i.MinCodeLength)); bad != nil {
 		return out, i.denied(ctx, by, event, bad.Slug(), row.id, bad)
 	}
 	// Told only once the one-time code was right, or it would tell the birth date to whoever asks.

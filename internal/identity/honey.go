@@ -120,6 +120,7 @@ type stage struct {
 	owner    customer.ID
 	private  secret.Value
 	device   string
+	held     int64  // until when, in Unix microseconds: by that a check knows its own hold
 	own      player // the customer's own device
 	attacker player // a device that nobody knows, from elsewhere
 }
@@ -196,11 +197,12 @@ func (i *Identity) claimStage(ctx context.Context, by actor.Actor) (s *stage, th
 			return err
 		}
 		there = true
-		s = &stage{i: i, by: by, owner: owner, private: secret.FromString(kept.Code), device: kept.Device, own: own, attacker: attacker}
+		s = &stage{i: i, by: by, owner: owner, private: secret.FromString(kept.Code), device: kept.Device,
+			held: clock.Micros(now.Add(stageHeld)), own: own, attacker: attacker}
 		if err := s.clear(ctx, tx); err != nil {
 			return err
 		}
-		if err := holdHoney(ctx, tx, clock.Micros(now.Add(stageHeld))); err != nil {
+		if err := holdHoney(ctx, tx, s.held); err != nil {
 			return err
 		}
 		return i.Trail.Record(ctx, tx, by, audit.Event{Action: ActionHoneyTry, Resource: "honey customer", Customer: owner, Outcome: audit.Granted})
@@ -298,6 +300,7 @@ func (s *stage) clear(ctx context.Context, tx *db.Tx) error {
 		counters = append(counters, i.quotaKeys("messages-by-source", network(address))...)
 	}
 	counters = append(counters, i.quotaKeys("notices", string(s.owner))...)
+	counters = append(counters, i.quotaKeys("code-changes", string(s.owner))...)
 	in, args := among(lanes, 1)
 	if _, err := tx.Exec(ctx, `DELETE FROM throttle WHERE lane IN (`+in+`)`, args...); err != nil {
 		return err
@@ -309,7 +312,8 @@ func (s *stage) clear(ctx context.Context, tx *db.Tx) error {
 	return clearHoney(ctx, tx, s.owner, s.device)
 }
 
-// leave clears the stage again, so that nothing of the honey customer's is open between two checks.
+// leave clears the stage again, so that nothing of the honey customer's is open between two checks. A check that took
+// too long leaves the stage to the one that has it by now.
 func (s *stage) leave(ctx context.Context) {
 	ctx, cancel := settle(ctx)
 	defer cancel()
@@ -317,10 +321,10 @@ func (s *stage) leave(ctx context.Context) {
 		if err := s.i.catchUp(ctx, tx); err != nil {
 			return err
 		}
-		if err := s.clear(ctx, tx); err != nil {
+		if own, err := releaseHoney(ctx, tx, s.held); err != nil || !own {
 			return err
 		}
-		return holdHoney(ctx, tx, 0)
+		return s.clear(ctx, tx)
 	})
 	s.i.caught.take()
 	if err != nil {
@@ -455,6 +459,12 @@ func holdHoney(ctx context.Context, tx *db.Tx, until int64) error {
 	return err
 }
 
+// releaseHoney ends a hold, and reports whether it was still the one in force.
+func releaseHoney(ctx context.Context, tx *db.Tx, held int64) (bool, error) {
+	n, err := tx.Exec(ctx, `UPDATE honey SET held_until = 0 WHERE one = $1 AND held_until = $2`, 1, held)
+	return n == 1, err
+}
+
 // clearHoney deletes the sessions of the honey customer, what it was told, and its devices but the one to keep.
 func clearHoney(ctx context.Context, tx *db.Tx, owner customer.ID, keep string) error {
 	for _, query := range []string{
@@ -475,7 +485,7 @@ func clearHoney(ctx context.Context, tx *db.Tx, owner customer.ID, keep string) 
 			return fmt.Errorf("clearing the honey customer: %w", err)
 		}
 	}
-	return nil
+	return announceEnd(ctx, tx, owner)
 }
 
 // deleteHoney deletes a honey customer that can log in no more. Its data key stays, as the trail needs it.

@@ -195,6 +195,7 @@ type Identity struct {
 	writing  chan struct{}
 	denials  *denials
 	caught   caught // messages to the honey customer
+	judge    func(code []byte, e164 string, minLength int) passcode.Weakness
 	metrics  *metrics
 	rows     rows
 	route    *sms.Route // the Sender, when it is one of several providers
@@ -267,7 +268,8 @@ func New(o Options) (*Identity, error) {
 		return nil, errors.New("identity: the app's hash must be 11 characters of base64, without a WebOTP host beside it")
 	}
 
-	i := &Identity{Options: o, rows: rows{tokenKeys{o.Keys}}, denials: newDenials(o.Clock), stale: make(chan rehashing, rehashes), writing: make(chan struct{}, writers)}
+	i := &Identity{Options: o, rows: rows{tokenKeys{o.Keys}}, denials: newDenials(o.Clock), stale: make(chan rehashing, rehashes), writing: make(chan struct{}, writers),
+		judge: passcode.Judge}
 	i.route, _ = o.Sender.(*sms.Route)
 	var err error
 	if i.metrics, err = newMetrics(o.Metrics); err != nil {

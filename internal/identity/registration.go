@@ -14,7 +14,6 @@ import (
 	"strongroom/internal/customer"
 	"strongroom/internal/db"
 	"strongroom/internal/id"
-	"strongroom/internal/identity/passcode"
 	"strongroom/internal/problem"
 	"strongroom/internal/secret"
 )
@@ -133,9 +132,8 @@ func (i *Identity) CompleteRegistrationWith(ctx context.Context, by actor.Actor,
 			return Registered{}, err
 		}
 	}
-	if w := passcode.Judge(private.Reveal(), state.Phone, i.MinCodeLength); w != "" {
-		p := problem.New(problem.Unprocessable, "weak-private-code", "%s", w.Explain()).With("reason", string(w))
-		return Registered{}, i.denied(ctx, by, event, "weak-private-code", row.idIf(mine), p)
+	if bad := weak(i.judge(private.Reveal(), state.Phone, i.MinCodeLength)); bad != nil {
+		return Registered{}, i.denied(ctx, by, event, bad.Slug(), row.idIf(mine), bad)
 	}
 	now := i.Clock.Now()
 	if reason := row.dead(found, by.Key, now); reason != "" {

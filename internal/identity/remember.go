@@ -69,7 +69,13 @@ func (m *memory) session(token [32]byte) (sessionRow, bool) {
 	r, ok := m.byToken[token]
 	m.mu.RUnlock()
 	now := time.Now()
-	return r.session, ok && now.Sub(current) < sessionLease && now.Sub(r.read) < sessionMemory
+	return r.session, ok && passed(current, now) < sessionLease && passed(r.read, now) < sessionMemory
+}
+
+// passed is how much time may have passed between two instants. The clock that measures time stands still while the
+// machine is suspended, and the one that tells it can be set: where they differ the longer time holds.
+func passed(from, to time.Time) time.Duration {
+	return max(to.Sub(from), to.Round(0).Sub(from.Round(0)).Abs())
 }
 
 // begin is called before a session is read, for keep.

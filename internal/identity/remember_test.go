@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"fmt"
+	"math"
 	"net/http"
 	"strings"
 	"testing"
@@ -261,6 +262,26 @@ func TestMemory(t *testing.T) {
 			},
 		})
 	})
+}
+
+// What was heard before the machine was suspended, or before its clock was set, is not believed afterwards.
+func TestMemoryDoubtsTheClock(t *testing.T) {
+	now := time.Now()
+	told := now.Round(0) // without what the measuring clock said
+	for _, row := range []struct {
+		name     string
+		from, to time.Time
+		want     time.Duration
+	}{
+		{"as ever", now, now.Add(time.Second), time.Second},
+		{"suspended", told.Add(-time.Hour), now, time.Hour},
+		{"set back", told.Add(time.Hour), now, time.Hour},
+		{"nothing was heard", time.Time{}, now, math.MaxInt64},
+	} {
+		if got := passed(row.from, row.to); got != row.want {
+			t.Errorf("%s: %v, want %v", row.name, got, row.want)
+		}
+	}
 }
 
 // An answer from memory changes nothing: what has ended by itself is refused at the same instant.

@@ -73,6 +73,7 @@ func TestSIMWebhook(t *testing.T) {
 		{name: "changed", answer: `{"id":"ID","changed_at":"` + hour + `"}`, want: clk.Now().Add(-time.Hour)},
 		{name: "not changed", answer: `{"id":"ID","changed_at":null}`},
 		{name: "nothing said", answer: `{"id":"ID"}`, fails: true},
+		{name: "a time that was not set", answer: `{"id":"ID","changed_at":"0001-01-01T00:00:00Z"}`, fails: true},
 		{name: "no date", answer: `{"id":"ID","changed_at":"yesterday"}`, fails: true},
 		{name: "to come", answer: `{"id":"ID","changed_at":"2026-05-04T13:00:00Z"}`, fails: true},
 		{name: "another question", answer: `{"id":"another","changed_at":null}`, fails: true},

@@ -37,8 +37,8 @@ func (w SIMWebhook) ChangedAt(ctx context.Context, number string) (time.Time, er
 		return time.Time{}, nil
 	}
 	var at time.Time
-	if err := json.Unmarshal(answer.Changed, &at); err != nil || at.After(w.clock.Now().Add(ahead)) {
-		return time.Time{}, errors.New("oracle: the answer has no changed_at, or one to come")
+	if err := json.Unmarshal(answer.Changed, &at); err != nil || at.IsZero() || at.After(w.clock.Now().Add(ahead)) {
+		return time.Time{}, errors.New("oracle: the answer has no changed_at, or one that is no time of a change")
 	}
 	return at, nil
 }

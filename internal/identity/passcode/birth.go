@@ -20,7 +20,7 @@ func JudgeBirth(code []byte, born string) Weakness {
 			return c
 		}
 		return -1
-	}, string(Normal(code)))
+	}, plain(string(Normal(code))))
 	for _, layout := range []string{"02012006", "01022006", "20060102", "20060201", "020106", "010206", "060102", "060201"} {
 		if strings.Contains(s, day.Format(layout)) {
 			return Birth

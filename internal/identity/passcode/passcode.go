@@ -100,8 +100,34 @@ func leaked(s string) bool {
 // Folded returns the form of a code in which it is judged: Normal, in lower case.
 func Folded(code []byte) string { return strings.ToLower(string(Normal(code))) }
 
-// joined leaves out what people put between the parts of a code.
-var joined = strings.NewReplacer(" ", "", "-", "", "_", "", ".", "", "/", "")
+// plain leaves out what people put between the parts of a code, and what cannot be seen, and writes the digits of all
+// scripts as 0 to 9: what is left is what a person would call the code.
+func plain(s string) string {
+	return strings.Map(func(c rune) rune {
+		switch {
+		case strings.ContainsRune("-_./+", c), unicode.IsSpace(c), unicode.Is(unicode.Cf, c):
+			return -1
+		case unicode.Is(unicode.Nd, c):
+			return '0' + digit(c)
+		}
+		return c
+	}, s)
+}
+
+// digit returns the value of a decimal digit: each script has its ten in a row (Unicode 16, section 4.6).
+func digit(c rune) rune {
+	for _, r := range unicode.Nd.R16 {
+		if rune(r.Lo) <= c && c <= rune(r.Hi) {
+			return (c - rune(r.Lo)) % 10
+		}
+	}
+	for _, r := range unicode.Nd.R32 {
+		if rune(r.Lo) <= c && c <= rune(r.Hi) {
+			return (c - rune(r.Lo)) % 10
+		}
+	}
+	return 0
+}
 
 // Normal returns the form of a code that is hashed and compared: NFKC, so that one code typed on two
 // keyboards is one code (NIST SP 800-63B-4 section 3.1.1.2). Nothing is trimmed or shortened.
@@ -122,23 +148,23 @@ func Judge(code []byte, e164 string, minLength int) Weakness {
 			return Malformed
 		}
 	}
-	runes := []rune(s)
+	runes, p := []rune(s), plain(s)
 	switch {
 	case len(runes) < minLength:
 		return Short
 	case len(runes) > MaxLength:
 		return Long
-	case common[s] || common[strings.TrimRight(s, "0123456789!.?")]:
+	case common[strings.TrimRight(s, "0123456789!.?")], common[strings.TrimRight(p, "0123456789!?")], common[s], common[p]:
 		return Common
-	case repeated(runes):
+	case repeated(runes), repeated([]rune(p)):
 		return Repeated
-	case sequential(s):
+	case sequential(s), sequential(p):
 		return Sequential
-	case date(s):
+	case date(p):
 		return Date
-	case partOf(s, e164):
+	case partOf(p, e164):
 		return Phone
-	case leaked(s), leaked(joined.Replace(s)): // last, since the others say more
+	case leaked(s), leaked(p): // last, since the others say more
 		return Common
 	}
 	return ""
@@ -203,9 +229,7 @@ func sequential(s string) bool {
 }
 
 // date reports six or eight digits that read as a day, in any order of day, month and year.
-// Separators do not hide one.
 func date(s string) bool {
-	s = strings.NewReplacer("-", "", "/", "", ".", "", " ", "").Replace(s)
 	if !digits(s) {
 		return false
 	}
@@ -233,7 +257,6 @@ func date(s string) bool {
 
 // partOf reports digits that stand in the number, written nationally or internationally.
 func partOf(s, e164 string) bool {
-	s = strings.NewReplacer(" ", "", "-", "", "+", "").Replace(s)
 	if e164 == "" || !digits(s) {
 		return false
 	}

@@ -3,6 +3,7 @@ package passcode
 import (
 	"strings"
 	"testing"
+	"unicode"
 )
 
 const number = "+447700900123"
@@ -54,6 +55,24 @@ func TestASVS_6_2_PrivateCodeRules(t *testing.T) {
 		{"447700900123", 8, Phone},
 		{"00900123", 8, Phone},
 		{"7700 900 123", 8, Phone},
+		{"+447700900123", 8, Phone},
+
+		// Nothing hides behind what stands between the parts, behind what is not seen, or in another script's digits.
+		{"5-6-7-8-9-0-1-2", 8, Sequential},
+		{"73.91.73.91", 8, Repeated},
+		{"cool_harbour_cool", 8, ""},
+		{"pass\u200bword", 8, Common},
+		{"p a s s w o r d", 8, Common},
+		{"\u00adqwerty\u2060uiop", 8, Common},
+		{"5\u200d678\u20609012", 8, Sequential},
+		{"24\u200912\u20091987", 8, Date},
+		{"١٢٣٤٥٦٧٨", 8, Common},
+		{"٥٦٧٨٩٠١٢", 8, Sequential},
+		{"٢٤١٢١٩٨٧", 8, Date},
+		{"९८७६५४३२", 8, Common},
+		{"٠٧٧٠٠٩٠٠١٢٣", 8, Phone},
+		{"٢٥٨٠٢٥٨٠", 8, Common},
+		{"٧٣٩٢٠٤٨٥", 8, ""},
 	}
 	for _, row := range rows {
 		if got := Judge([]byte(row.code), number, row.min); got != row.want {
@@ -62,6 +81,29 @@ func TestASVS_6_2_PrivateCodeRules(t *testing.T) {
 		if row.want != "" && row.want.Explain() == "" {
 			t.Errorf("%s is not explained", row.want)
 		}
+	}
+}
+
+// Digits of every script are read by their value.
+func TestDigits(t *testing.T) {
+	n := 0
+	for c := rune(0); c <= unicode.MaxRune; c++ {
+		if !unicode.Is(unicode.Nd, c) {
+			continue
+		}
+		n++
+		zero := c - digit(c)
+		for d := range rune(10) {
+			if !unicode.Is(unicode.Nd, zero+d) || digit(zero+d) != d {
+				t.Fatalf("%U is not %d", zero+d, d)
+			}
+		}
+		if f := Folded([]byte(string(c))); digits(f) && f != plain(string(c)) {
+			t.Errorf("%U is %s and read as %s", c, f, plain(string(c)))
+		}
+	}
+	if n < 500 {
+		t.Errorf("%d digits", n)
 	}
 }
 
