@@ -1,7 +1,7 @@
 -- +goose Up
 
--- The customer whom the checks of logins attack, who is nobody. sealed is what its owner would know, under its own data key; held_until is until when
--- one check has it for itself.
+-- The customer whom the checks of logins attack, who is nobody. sealed is what its owner would know, under
+-- its own data key; held_until is until when one check has it for itself.
 CREATE TABLE honey (
     one         {{.Int}}  NOT NULL PRIMARY KEY CHECK (one = 1),
     customer_id {{.Text}} NOT NULL,

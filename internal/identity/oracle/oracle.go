@@ -7,7 +7,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
-	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
 	"errors"
@@ -27,28 +26,6 @@ const maxAnswer = 256 << 10
 
 // ahead is how far a time in an answer may lie ahead of our clock.
 const ahead = time.Minute
-
-// newClient returns an HTTP client that follows no redirects, since they would carry what is asked to where
-// nobody configured.
-func newClient(timeout time.Duration, roots *x509.CertPool) *http.Client {
-	if timeout <= 0 {
-		timeout = 5 * time.Second
-	}
-	return &http.Client{
-		Timeout:       timeout,
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-		Transport: &http.Transport{
-			Proxy:                  http.ProxyFromEnvironment,
-			TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots},
-			ForceAttemptHTTP2:      true,
-			TLSHandshakeTimeout:    timeout,
-			ResponseHeaderTimeout:  timeout,
-			MaxResponseHeaderBytes: 16 << 10,
-			MaxIdleConnsPerHost:    8,
-			IdleConnTimeout:        time.Minute,
-		},
-	}
-}
 
 // endpoint checks an address.
 func endpoint(text string) error {
@@ -111,7 +88,7 @@ func NewWebhook(o WebhookOptions) (*Webhook, error) {
 	if o.Clock == nil {
 		o.Clock = clock.System
 	}
-	return &Webhook{o.URL, o.Secret, newClient(o.Timeout, o.Roots), o.Clock}, nil
+	return &Webhook{o.URL, o.Secret, sms.HTTPClient(o.Timeout, o.Roots), o.Clock}, nil
 }
 
 // ask puts a question and reads the answer, whose id is at *id.

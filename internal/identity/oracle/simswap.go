@@ -17,6 +17,7 @@ import (
 	"golang.org/x/oauth2/clientcredentials"
 
 	"strongroom/internal/clock"
+	"strongroom/internal/identity/sms"
 	"strongroom/internal/secret"
 )
 
@@ -91,7 +92,7 @@ func NewCAMARA(o CAMARAOptions) (*CAMARA, error) {
 		o.Clock = clock.System
 	}
 	o.URL = strings.TrimSuffix(o.URL, "/")
-	return &CAMARA{CAMARAOptions: o, client: newClient(o.Timeout, o.Roots), tokens: &clientcredentials.Config{
+	return &CAMARA{CAMARAOptions: o, client: sms.HTTPClient(o.Timeout, o.Roots), tokens: &clientcredentials.Config{
 		ClientID: o.Client, ClientSecret: string(o.Secret.Reveal()), TokenURL: o.TokenURL, Scopes: strings.Fields(o.Scope),
 		AuthStyle: oauth2.AuthStyleInHeader,
 	}}, nil

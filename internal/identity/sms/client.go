@@ -12,9 +12,9 @@ import (
 	"time"
 )
 
-// newClient returns the HTTP client of a gateway. It follows no redirects, since they would carry a
-// code to where nobody configured.
-func newClient(timeout time.Duration, roots *x509.CertPool) *http.Client {
+// HTTPClient returns what gateways, and others outside, are asked with; a timeout of 0 means 5 s. It follows no
+// redirects, since they would carry a code to where nobody configured.
+func HTTPClient(timeout time.Duration, roots *x509.CertPool) *http.Client {
 	if timeout <= 0 {
 		timeout = 5 * time.Second
 	}

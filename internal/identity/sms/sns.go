@@ -59,7 +59,7 @@ func NewSNS(ctx context.Context, o SNSOptions) (*SNS, error) {
 		return nil, fmt.Errorf("sms: settings of AWS: %w", err)
 	}
 	client := sns.NewFromConfig(c, func(so *sns.Options) {
-		so.HTTPClient = newClient(o.Timeout, o.Roots)
+		so.HTTPClient = HTTPClient(o.Timeout, o.Roots)
 		if o.URL != "" {
 			so.BaseEndpoint = &o.URL
 		}

@@ -62,7 +62,7 @@ func NewTwilio(o TwilioOptions) (*Twilio, error) {
 	if !strings.HasPrefix(o.Account, "AC") || o.From == "" || o.Secret.Len() == 0 {
 		return nil, errors.New("sms: Twilio needs an account SID (AC…), a secret and a sender")
 	}
-	return &Twilio{o: o, client: newClient(o.Timeout, o.Roots),
+	return &Twilio{o: o, client: HTTPClient(o.Timeout, o.Roots),
 		url: u.JoinPath("2010-04-01", "Accounts", o.Account, "Messages.json").String()}, nil
 }
 

@@ -76,7 +76,7 @@ func NewVonage(o VonageOptions) (*Vonage, error) {
 	if err != nil {
 		return nil, fmt.Errorf("sms: Vonage: %w", err)
 	}
-	return &Vonage{o: o, signer: signer, client: newClient(o.Timeout, o.Roots), url: u.JoinPath("v1", "messages").String()}, nil
+	return &Vonage{o: o, signer: signer, client: HTTPClient(o.Timeout, o.Roots), url: u.JoinPath("v1", "messages").String()}, nil
 }
 
 // rsaKey reads a private key in PKCS #8 or PKCS #1.

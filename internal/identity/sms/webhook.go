@@ -65,7 +65,7 @@ func NewWebhook(o WebhookOptions) (*Webhook, error) {
 	}
 	return &Webhook{
 		url: u.String(), secret: o.Secret, clock: o.Clock,
-		client: newClient(o.Timeout, o.Roots),
+		client: HTTPClient(o.Timeout, o.Roots),
 	}, nil
 }
 
