@@ -126,15 +126,14 @@ func (o operator) BackupRestore(ctx context.Context, ask RestoreRequest, progres
 		o.settleFirst(ctx)
 	}
 	if isPostgres(ask.To) {
-		if !o.alone {
-			same, err := h.DB.Same(ctx, ask.To)
-			if err == nil && same {
-				err = errors.New("a server runs on this database: stop it, and every other one that serves it, before the database is replaced")
-			}
-			if err != nil {
-				return RestoreReport{}, err
-			}
+		same, err := h.DB.Same(ctx, ask.To)
+		if err == nil && same && !o.alone {
+			err = errors.New("a server runs on this database: stop it, and every other one that serves it, before the database is replaced")
 		}
+		if err != nil {
+			return RestoreReport{}, err
+		}
+		h.replaced = same && ask.Force
 		return r.intoPostgres(ctx, progress)
 	}
 	var unlock func() error
