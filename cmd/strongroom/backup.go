@@ -432,6 +432,10 @@ func repositoryOf(url string, i int, endpoint, region string) (backup.Repository
 func printRestored(w io.Writer, r app.RestoreReport) error {
 	fmt.Fprintf(w, "✓ %s of %s restored into %s: %d rows of %d tables in %v, every table checked\n",
 		r.Snapshot, r.Taken.Local().Format("2006-01-02 15:04:05"), r.To, r.Rows, r.Tables, r.Took.Round(time.Millisecond))
+	fmt.Fprintf(w, "  the keys are those of %s\n", r.KeysTaken.Local().Format("2006-01-02 15:04:05"))
+	if len(r.Passed) > 0 {
+		fmt.Fprintf(w, "✗ Newer snapshots could not be taken, because they do not open or there are no keys as new: %s\n", printable(strings.Join(r.Passed, ", ")))
+	}
 	if r.Erased > 0 {
 		fmt.Fprintf(w, "  %d customers who were erased since the snapshot are erased here too\n", r.Erased)
 	}

@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"regexp"
 	"runtime/debug"
 	"strings"
 	"sync"
@@ -252,6 +253,9 @@ func readHybrid(path string) (*age.HybridIdentity, error) {
 // comment.
 const manifestKeyLine = "# manifest key: "
 
+// manifestKeyLines are lines that are meant so: one that was copied from paper must not pass for a comment.
+var manifestKeyLines = regexp.MustCompile(`(?i)^#\s*manifest[ -]*keys?\b\s*:?(.*)$`)
+
 // manifestKeys returns the verifiers of the keys that the list names, or, when it names none, a recovery key's file;
 // nil when neither does.
 func manifestKeys(path string, list []string) (note.Verifiers, error) {
@@ -261,13 +265,19 @@ func manifestKeys(path string, list []string) (note.Verifiers, error) {
 	}
 	named := list
 	for line := range strings.Lines(string(text.Reveal())) {
-		if key, ok := strings.CutPrefix(strings.TrimSpace(line), manifestKeyLine); ok && len(list) == 0 {
-			named = append(named, key)
+		if m := manifestKeyLines.FindStringSubmatch(strings.TrimSpace(line)); m != nil && len(list) == 0 {
+			named = append(named, m[1])
 		}
 	}
 	var all []note.Verifier
+	seen := make(map[string]bool)
 	for _, key := range named {
-		v, err := note.NewVerifier(strings.TrimSpace(key))
+		key = strings.TrimSpace(key)
+		if seen[key] {
+			continue // VerifierList takes a key that is named twice for two that are not to be told apart
+		}
+		seen[key] = true
+		v, err := note.NewVerifier(key)
 		if err != nil {
 			return nil, fmt.Errorf("%q is no manifest key: write it as the recovery guide has it, NAME+HASH+KEY", key)
 		}

@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net/url"
 	"os"
+	"path"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -125,6 +126,14 @@ func (o operator) BackupRestore(ctx context.Context, ask RestoreRequest, progres
 		o.settleFirst(ctx)
 	}
 	if isPostgres(ask.To) {
+		same, err := h.DB.Same(ctx, ask.To)
+		if err == nil && same && !o.alone {
+			err = errors.New("a server runs on this database: stop it, and every other one that serves it, before the database is replaced")
+		}
+		if err != nil {
+			return RestoreReport{}, err
+		}
+		h.replaced = same && ask.Force
 		return r.intoPostgres(ctx, progress)
 	}
 	var unlock func() error
@@ -348,14 +357,14 @@ func (h *House) eraseAgain(ctx context.Context, by actor.Actor) (erased int, err
 // writeSettings writes the policies and then the settings of a restored folder.
 func (r *restoration) writeSettings(c *config.Config) error {
 	for _, name := range slices.Sorted(keysOf(r.plan.Files)) {
-		if name == settingsPath || !filepath.IsLocal(name) {
-			continue
+		if policy, _ := path.Match("policies/*.cedar", name); !policy {
+			continue // whoever made the copy chose the names
 		}
-		path := filepath.Join(c.Data, filepath.FromSlash(name))
-		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		file := filepath.Join(c.Data, filepath.FromSlash(name))
+		if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
 			return err
 		}
-		if err := writeFile(path, string(r.plan.Files[name])); err != nil && !errors.Is(err, fs.ErrExist) {
+		if err := writeFile(file, string(r.plan.Files[name])); err != nil && !errors.Is(err, fs.ErrExist) {
 			return err
 		}
 		c.Policies = filepath.Join(c.Data, "policies")
@@ -566,7 +575,7 @@ func (h *House) writeCustomer(ctx context.Context, by actor.Actor, c customer.ID
 		}
 	}()
 	for _, b := range export.Blobs {
-		n, err := h.writeBlob(ctx, by, c, b, filepath.Join(report.To, "blobs", url.PathEscape(b.Collection), url.PathEscape(b.Key)))
+		n, err := h.writeBlob(ctx, by, c, b, filepath.Join(report.To, "blobs", fileName(b.Collection), fileName(b.Key)))
 		if err != nil {
 			return err
 		}
@@ -586,7 +595,7 @@ func (h *House) writeCustomer(ctx context.Context, by actor.Actor, c customer.ID
 			}
 		}
 		if err := errors.Join(os.MkdirAll(filepath.Join(report.To, "import"), 0o700),
-			writeFile(filepath.Join(report.To, "import", url.PathEscape(name)+".ndjson"), lines.String())); err != nil {
+			writeFile(filepath.Join(report.To, "import", fileName(name)+".ndjson"), lines.String())); err != nil {
 			return err
 		}
 	}
@@ -595,6 +604,15 @@ func (h *House) writeCustomer(ctx context.Context, by actor.Actor, c customer.ID
 		return err
 	}
 	return writeFile(filepath.Join(report.To, "customer.json"), string(text)+"\n")
+}
+
+// fileName returns the name of the file for a key. The keys ".." and "." are ones like any other, and folders.
+func fileName(key string) string {
+	name := url.PathEscape(key)
+	if rest, dot := strings.CutPrefix(name, "."); dot {
+		return "%2E" + rest
+	}
+	return name
 }
 
 func (h *House) writeBlob(ctx context.Context, by actor.Actor, c customer.ID, b vault.ExportBlob, path string) (int64, error) {

@@ -206,7 +206,11 @@ func (b *Backup) of(part Part) []*Repository {
 // answer is left out of those that are returned, with the reason in lost.
 func (b *Backup) key(ctx context.Context, part Part, create bool) (key *vaultKey, reached []*Repository, lost map[*Repository]error, err error) {
 	lost = make(map[*Repository]error)
+	place := seal.Place{Room: "backup", Table: "repository", Record: string(part)}
 	var found *header
+	var master []byte
+	defer func() { clear(master) }()
+	var unopened error                // of a header that is there
 	var empty, outdated []*Repository // without a header, and with one that others than b.o.Recovery open
 	for _, r := range b.of(part) {
 		text, err := r.get(ctx, headerKey)
@@ -227,25 +231,31 @@ func (b *Backup) key(ctx context.Context, part Part, create bool) (key *vaultKey
 			lost[r] = fmt.Errorf("backup repository %s: it belongs to %s in %s; give each installation repositories of its own", r.Name, h.Installation, h.Environment)
 			continue
 		}
-		if found != nil && string(found.Server) != string(h.Server) {
+		if found == nil {
+			opened, err := b.o.Keys.Service(sealingKey).Open(place, h.Server)
+			if err == nil {
+				key, err = newVaultKey(opened, scope(b.o.DB), part)
+			}
+			if err != nil { // damaged here: the others may be whole
+				unopened = fmt.Errorf("backup repository %s: its key does not open with this installation's keys: %w", r.Name, err)
+				lost[r] = unopened
+				continue
+			}
+			master, found = opened, h
+		} else if string(found.Server) != string(h.Server) {
 			lost[r] = fmt.Errorf("backup repository %s: its key is another than that of the others; it was not copied from them", r.Name)
 			continue
 		}
-		found = h
-		if create && len(b.o.Recovery) > 0 && h.RecoveryOf != b.recipients() {
+		if create && len(b.o.Recovery) > 0 && (h.RecoveryOf != b.recipients() || !key.sealed(h)) {
 			outdated = append(outdated, r)
 			continue
 		}
 		reached = append(reached, r)
 	}
-	place := seal.Place{Room: "backup", Table: "repository", Record: string(part)}
-	var master []byte
-	defer func() { clear(master) }()
 	switch {
 	case found != nil:
-		if master, err = b.o.Keys.Service(sealingKey).Open(place, found.Server); err != nil {
-			return nil, nil, lost, fmt.Errorf("the repositories' key does not open with this installation's keys: %w", err)
-		}
+	case unopened != nil:
+		return nil, nil, lost, unopened
 	case !create:
 		return nil, nil, lost, errors.Join(append([]error{errNothing}, values(lost)...)...)
 	case len(empty) == 0:
@@ -262,6 +272,9 @@ func (b *Backup) key(ctx context.Context, part Part, create bool) (key *vaultKey
 			}
 		}
 		master = newMaster()
+		if key, err = newVaultKey(master, scope(b.o.DB), part); err != nil {
+			return nil, nil, lost, err
+		}
 		found = &header{Format: formatVersion, Installation: b.o.DB.Installation(), Environment: b.o.DB.Environment(), Part: part,
 			Server: b.o.Keys.Service(sealingKey).Seal(place, master)}
 	}
@@ -272,6 +285,7 @@ func (b *Backup) key(ctx context.Context, part Part, create bool) (key *vaultKey
 				return nil, nil, lost, err
 			}
 			found.RecoveryOf = of
+			found.RecoveryMark = key.mark(found)
 			empty = append(empty, outdated...)
 		}
 		text, err := json.MarshalIndent(found, "", "  ")
@@ -286,8 +300,7 @@ func (b *Backup) key(ctx context.Context, part Part, create bool) (key *vaultKey
 			reached = append(reached, r)
 		}
 	}
-	key, err = newVaultKey(master, scope(b.o.DB), part)
-	return key, reached, lost, err
+	return key, reached, lost, nil
 }
 
 func values(m map[*Repository]error) (all []error) {
@@ -508,11 +521,13 @@ func (b *Backup) take(ctx context.Context, by actor.Actor, began time.Time, how 
 		}
 		return err
 	}
-	for _, part := range wanted {
+	// The keys first: data whose keys are missing would be of no use, keys are of use to all data before them.
+	for _, part := range slices.Backward(wanted) {
 		if err := b.finish(ctx, s, parts[part]); err != nil {
 			return err
 		}
 	}
+	slices.SortStableFunc(s.Copies, func(a, b Copy) int { return strings.Compare(string(a.Part), string(b.Part)) })
 	return b.sweepKeys(ctx, s, parts[Keys])
 }
 
@@ -598,11 +613,6 @@ func (b *Backup) begin(ctx context.Context, part Part) (*taking, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, id := range ids {
-		if snapshotIDs.MatchString(id) {
-			t.newest = id // also one that does not open: the next comes after it
-		}
-	}
 	newest, err := b.newest(ctx, key, usable)
 	if err != nil {
 		return nil, err
@@ -610,6 +620,8 @@ func (b *Backup) begin(ctx context.Context, part Part) (*taking, error) {
 	t.ids = slices.DeleteFunc(ids, func(id string) bool { return !snapshotIDs.MatchString(id) })
 	t.until, t.erasing = b.o.Clock.Now(), part == Keys
 	if newest != nil {
+		// One that does not open says nothing of the order: anybody who may write there can name it as he likes.
+		t.newest = newest.ID
 		t.rowsBefore, t.keks, t.keksOf = newest.Rows, newest.KEKs, newest.KEKsOf
 		t.sizes = newest.objects()
 		for i := range newest.Tables {
@@ -621,16 +633,31 @@ func (b *Backup) begin(ctx context.Context, part Part) (*taking, error) {
 
 // newest returns the newest manifest that opens, or nil.
 func (b *Backup) newest(ctx context.Context, key *vaultKey, repositories []*Repository) (*Manifest, error) {
+	m, _, _, err := b.newestUntil(ctx, key, repositories, "", b.o.Keys.EvidenceVerifiers())
+	return m, err
+}
+
+// newestUntil returns the newest manifest that opens and is not newer than last, "" for any; nil when there is
+// none. passed are the snapshots that are newer than it, and failed says why those that do not open do not.
+func (b *Backup) newestUntil(ctx context.Context, key *vaultKey, repositories []*Repository, last string, verifiers note.Verifiers) (m *Manifest, passed []string, failed, err error) {
 	ids, _, err := b.manifests(ctx, repositories)
 	if err != nil {
-		return nil, err
+		return nil, nil, nil, err
 	}
 	for _, id := range slices.Backward(ids) {
-		if m, err := readManifest(ctx, key, repositories, id, b.o.Keys.EvidenceVerifiers()); err == nil {
-			return m, nil
+		if !snapshotIDs.MatchString(id) {
+			continue
 		}
+		if last == "" || id <= last {
+			m, err := readManifest(ctx, key, repositories, id, verifiers)
+			if err == nil {
+				return m, passed, failed, nil
+			}
+			failed = errors.Join(failed, err)
+		}
+		passed = append(passed, id)
 	}
-	return nil, nil
+	return nil, passed, failed, nil
 }
 
 // manifests returns the snapshots that any of the repositories has, the oldest first, and who has them.

@@ -350,12 +350,16 @@ func (b *Backup) CheckMedia(ctx context.Context) check.Observation {
 	seen := check.Held(did, "")
 	var places []string
 	devices := make(map[uint64]string) // medium, by device
-	shared := ""
+	shared, newest := "", ""
 	for _, part := range []Part{Data, Keys} {
 		m, with, err := b.holders(ctx, part)
 		if err != nil {
 			return check.Failed(did, "No copy of the %s can be read: %v", part, err)
 		}
+		if m.ID < newest {
+			return check.Failed(did, "The newest copy of the keys, %s, is older than the newest of the data, %s, and does not open all of it. Run strongroom backup run, and see who deleted the newer one.", m.ID, newest)
+		}
+		newest = m.ID
 		var media []string
 		for _, r := range with {
 			if !slices.Contains(media, r.Medium) {
@@ -513,17 +517,19 @@ func (b *Backup) CheckRetention(ctx context.Context) check.Observation {
 	if len(lost) > 0 {
 		return check.Undecided(did, "%d repositories could not be read.", len(lost))
 	}
-	ids, with, err := b.manifests(ctx, reached)
+	_, with, err := b.manifests(ctx, reached)
 	if err != nil {
 		return undecided(did, err)
 	}
-	all := slices.Clone(ids)
-	ours := make(map[string]bool) // that the history knows, and that counted
+	// What lies there and is not in the history is not ours to count: it would push out what is to be kept.
+	var all []string
+	ours := make(map[string]bool) // those that counted
 	for _, r := range known {
-		if r.class != classKeys && r.outcome == "kept" {
-			ours[r.id] = true
-			all = append(all, r.id)
+		if r.class == classKeys || r.outcome == "failed" {
+			continue
 		}
+		all = append(all, r.id)
+		ours[r.id] = r.outcome == "kept"
 	}
 	slices.Sort(all)
 	all = slices.Compact(all)
@@ -573,9 +579,10 @@ func (b *Backup) CheckRetention(ctx context.Context) check.Observation {
 }
 
 // CheckHistory sees that the newest snapshot is recorded, in the history and in the trail, with an estimate of
-// the next.
+// the next, and that the newest of the history is stored: whoever holds the repositories may have put them back to
+// how they were, and with them the keys of who was erased since.
 func (b *Backup) CheckHistory(ctx context.Context) check.Observation {
-	did := "looked for the newest stored snapshot in the history and in the trail, and for the estimate of the next"
+	did := "looked for the newest stored snapshot in the history and in the trail, for the newest of the history in the repositories, and for the estimate of the next"
 	if len(b.o.Repositories)+len(b.o.Unopened) == 0 {
 		return nowhere(did)
 	}
@@ -592,6 +599,11 @@ func (b *Backup) CheckHistory(ctx context.Context) check.Observation {
 		return check.Failed(did, "The history does not have %s, which lies in the repositories.", m.ID)
 	}
 	r := runs[i]
+	if part, stored, was, err := b.rolledBack(ctx); err != nil {
+		return undecided(did, err)
+	} else if part != "" {
+		return check.Failed(did, "The newest copy of the %s that opens is %s, and %s was stored. See who put the repositories back, and run strongroom backup run.", part, stored, was)
+	}
 	vouched := false
 	if err := b.o.DB.View(ctx, func(tx *db.Tx) (err error) {
 		vouched, err = b.o.Trail.Vouches(ctx, tx, r.figures.Event, ActionRun, "snapshot "+r.id)
@@ -609,6 +621,42 @@ func (b *Backup) CheckHistory(ctx context.Context) check.Observation {
 	return check.Held(did, "%s is recorded; the next, %s, comes at %s and will take about %v and %d bytes.", r.id, next.Class,
 		next.At.UTC().Format(time.RFC3339), next.Took.Round(time.Millisecond), next.NewBytes).
 		With("runs", len(runs)).With("next_at", next.At.UTC().Format(time.RFC3339)).With("next_seconds", figure(next.Took)).With("next_bytes", next.NewBytes)
+}
+
+// rolledBack says of which part the newest that is stored is older than the newest that was; "" of none.
+func (b *Backup) rolledBack(ctx context.Context) (of Part, stored, was string, err error) {
+	// The history first: a run that ends meanwhile is in the repositories and not in it.
+	var known []run
+	if err := b.o.DB.View(ctx, func(tx *db.Tx) (err error) {
+		known, err = selectRuns(ctx, tx, recent)
+		return err
+	}); err != nil {
+		return "", "", "", err
+	}
+	for _, part := range []Part{Data, Keys} {
+		key, reached, _, err := b.key(ctx, part, false)
+		if err != nil {
+			return "", "", "", err
+		}
+		m, err := b.newest(ctx, key, reached)
+		if err != nil {
+			return "", "", "", err
+		}
+		if m != nil {
+			stored = m.ID
+		} else {
+			stored = "none"
+		}
+		for _, r := range known {
+			copied := slices.ContainsFunc(r.figures.Copies, func(c Copy) bool {
+				return c.Part == part && c.Error == "" && slices.ContainsFunc(reached, func(r *Repository) bool { return r.Name == c.Repository })
+			})
+			if copied && (m == nil || r.id > m.ID) {
+				return part, stored, r.id, nil
+			}
+		}
+	}
+	return "", "", "", nil
 }
 
 // recordTables are the tables that a copy must have to hold the trail and the record of the backups themselves.
@@ -675,6 +723,11 @@ func (b *Backup) CheckRunbook(ctx context.Context, facts Facts) check.Observatio
 		}
 		if h.RecoveryOf != b.recipients() || len(h.Recovery) == 0 {
 			return check.Failed(did, "The repository %s is not sealed to the recovery keys that backup.recipients names: run strongroom backup run.", r.Name)
+		}
+		if key, _, _, err := b.key(ctx, r.Part, false); err != nil {
+			return undecided(did, err)
+		} else if !key.sealed(h) {
+			return check.Failed(did, "What the repository %s has for the recovery keys is not what was sealed to them: run strongroom backup run, which seals it again, and see who altered it.", r.Name)
 		}
 	}
 	text, err := b.Runbook(ctx, actor.OfSystem("check"), facts)

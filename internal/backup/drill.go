@@ -106,7 +106,7 @@ func (b *Backup) Drill(ctx context.Context, by actor.Actor, scratch Scratch, pro
 	var manifest *Manifest
 	digest := "0"
 	failed := func(check string, why any) { d.Failed = append(d.Failed, fmt.Sprintf("%s: %v", check, why)) }
-	parts, err := b.sources(ctx, "")
+	parts, err := b.current(ctx, by, "")
 	switch {
 	case problem.Is(err, "backup-not-found"):
 		return d, err

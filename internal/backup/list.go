@@ -162,17 +162,5 @@ func (b *Backup) Show(ctx context.Context, by actor.Actor, id string) (Shown, er
 	return out, nil
 }
 
-// newestID returns the newest snapshot that any repository for data has.
-func (b *Backup) newestID(ctx context.Context, reached []*Repository) (string, error) {
-	ids, _, err := b.manifests(ctx, reached)
-	if err != nil {
-		return "", err
-	}
-	if len(ids) == 0 {
-		return "", errNothing
-	}
-	return ids[len(ids)-1], nil
-}
-
 // errNoKeys means that the keys part of a backup cannot be had.
 var errNoKeys = errors.New("there is no copy of the keys in these repositories: name those for the keys too")

@@ -29,6 +29,9 @@ type header struct {
 	Recovery []byte `json:"recovery,omitempty"`
 	// RecoveryOf is the digest of the recipients that Recovery is sealed to.
 	RecoveryOf string `json:"recovery_of,omitempty"`
+	// RecoveryMark is a MAC of Recovery and RecoveryOf under the master key: the installation cannot open what
+	// is sealed to the holders of the recovery keys, and sees by this that it is what it has sealed.
+	RecoveryMark []byte `json:"recovery_mark,omitempty"`
 }
 
 // Manifest says what one part of a snapshot consists of. It is stored encrypted, and signed.
@@ -208,7 +211,8 @@ func openManifest(k *vaultKey, id string, stored []byte, verifiers note.Verifier
 		return nil, fmt.Errorf("the snapshot %s is of format %d, and this program reads %d", id, m.Format, formatVersion)
 	}
 	for name := range m.objects() {
-		if len(name) != hex.EncodedLen(sha256.Size) {
+		// It becomes a part of paths.
+		if len(name) != hex.EncodedLen(sha256.Size) || strings.Trim(name, "0123456789abcdef") != "" {
 			return nil, damaged
 		}
 	}

@@ -37,9 +37,10 @@ const maxObject = 256 << 20
 
 // vaultKey opens and makes the objects of a set of repositories that hold the same things.
 type vaultKey struct {
-	ring *seal.Ring
-	name []byte // MACs plaintexts into names
-	row  []byte // MACs rows and keys of rows into fingerprints
+	ring     *seal.Ring
+	name     []byte // MACs plaintexts into names
+	row      []byte // MACs rows and keys of rows into fingerprints
+	recovery []byte // MACs what a header has for the holders of the recovery keys
 }
 
 // newVaultKey derives the keys from the master key. Part says what the repositories hold; the scope names
@@ -65,8 +66,19 @@ func newVaultKey(master []byte, scope string, part Part) (*vaultKey, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &vaultKey{ring: ring, name: derive("names"), row: derive("rows")}, nil
+	return &vaultKey{ring: ring, name: derive("names"), row: derive("rows"), recovery: derive("recovery")}, nil
 }
+
+// mark returns the MAC of what a header has for the holders of the recovery keys.
+func (k *vaultKey) mark(h *header) []byte {
+	mac := hmac.New(sha256.New, k.recovery)
+	fmt.Fprintf(mac, "%d %s ", len(h.RecoveryOf), h.RecoveryOf)
+	mac.Write(h.Recovery)
+	return mac.Sum(nil)
+}
+
+// sealed reports whether this installation has sealed what the header has for the holders of the recovery keys.
+func (k *vaultKey) sealed(h *header) bool { return hmac.Equal(h.RecoveryMark, k.mark(h)) }
 
 // nameOf returns the name of the object with that plaintext.
 func (k *vaultKey) nameOf(plaintext []byte) string {

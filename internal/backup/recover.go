@@ -33,6 +33,9 @@ type Restored struct {
 	Bytes        int64             `json:"bytes"`
 	Took         time.Duration     `json:"took_ns"`
 	Files        map[string][]byte `json:"-"` // settings and policies, as they were
+	// Passed are newer snapshots that could not be taken, when the newest was asked for: their manifests do not open,
+	// or there are no keys as new as they are.
+	Passed []string `json:"passed,omitempty"`
 }
 
 // Plan is a restore that was looked up and not begun.
@@ -50,7 +53,7 @@ func newPlan(parts []*source) *Plan {
 	return &Plan{sources: parts, KEKs: keys.KEKs, Restored: Restored{
 		Snapshot: data.ID, Taken: data.Taken, KeysTaken: keys.Taken, Installation: data.Installation, Environment: data.Environment,
 		TreeSize: data.TreeSize, TreeRoot: data.TreeRoot, Tables: len(data.Tables) + len(keys.Tables), Rows: data.Rows + keys.Rows,
-		Bytes: data.Bytes + keys.Bytes, Files: data.Files,
+		Bytes: data.Bytes + keys.Bytes, Files: data.Files, Passed: parts[0].passed,
 	}}
 }
 
@@ -64,7 +67,7 @@ func (b *Backup) Plan(ctx context.Context, by actor.Actor, id string) (*Plan, er
 		return nil, errNotConfigured
 	}
 	var p *Plan
-	parts, err := b.sources(ctx, id)
+	parts, err := b.current(ctx, by, id)
 	if err == nil {
 		p = newPlan(parts)
 		e.Resource = "snapshot " + p.Snapshot
@@ -112,7 +115,7 @@ func (p *Plan) Signed(by note.Verifiers) (key string, err error) {
 // were encrypted under the repositories' keys says that somebody who has those made them. Whoever knows the
 // public key asks Plan.Signed before anything is restored, and everybody does with the keys that were restored.
 func PlanRecovery(ctx context.Context, repositories []*Repository, identities []age.Identity, id string) (*Plan, error) {
-	var parts []*source
+	both := make(map[Part]*source)
 	for _, part := range []Part{Data, Keys} {
 		s := &source{}
 		var failed error
@@ -153,23 +156,11 @@ func PlanRecovery(ctx context.Context, repositories []*Repository, identities []
 			}
 			return nil, failed
 		}
-		b := &Backup{}
-		wanted := id
-		ids, _, err := b.manifests(ctx, s.repositories)
-		if err != nil {
-			return nil, err
-		}
-		if part == Keys || wanted == "" {
-			for i := len(ids) - 1; i >= 0 && s.manifest == nil; i-- {
-				s.manifest, err = readManifest(ctx, s.key, s.repositories, ids[i], nil)
-			}
-		} else {
-			s.manifest, err = readManifest(ctx, s.key, s.repositories, wanted, nil)
-		}
-		if s.manifest == nil {
-			return nil, errors.Join(errNothing, err)
-		}
-		parts = append(parts, s)
+		both[part] = s
+	}
+	parts, err := choose(ctx, &Backup{}, both[Data], both[Keys], id, nil)
+	if err != nil {
+		return nil, err
 	}
 	if a, b := parts[0].manifest, parts[1].manifest; a.Installation != b.Installation || a.Environment != b.Environment {
 		return nil, errors.New("the repositories for the data and for the keys belong to different installations")

@@ -1,6 +1,7 @@
 package backup
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -166,11 +167,34 @@ func (r *Repository) failed(key string, err error) error {
 	return fmt.Errorf("backup repository %s: %s: %w", r.Name, key, err)
 }
 
+// maxStored bounds what is read from under a key, in bytes: what lies there is not always ours.
+const maxStored = maxObject + 1<<20
+
+// read returns what lies under a key.
+func (r *Repository) read(ctx context.Context, key string) (content []byte, err error) {
+	in, err := r.bucket.NewReader(ctx, key, nil)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, in.Close()) }()
+	if in.Size() > maxStored {
+		return nil, fmt.Errorf("%w: it has %d bytes", ErrObject, in.Size())
+	}
+	out := bytes.NewBuffer(make([]byte, 0, max(0, in.Size())+bytes.MinRead))
+	if _, err := out.ReadFrom(io.LimitReader(in, maxStored+1)); err != nil {
+		return nil, err
+	}
+	if out.Len() > maxStored {
+		return nil, fmt.Errorf("%w: it is longer than it says", ErrObject)
+	}
+	return out.Bytes(), nil
+}
+
 // get returns what lies under a key.
 func (r *Repository) get(ctx context.Context, key string) ([]byte, error) {
 	content := make(chan []byte, 1)
 	err := r.bounded(ctx, func(ctx context.Context) error {
-		b, err := r.bucket.ReadAll(ctx, key)
+		b, err := r.read(ctx, key)
 		content <- b
 		return err
 	})

@@ -1,6 +1,7 @@
 package backup
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
@@ -11,7 +12,11 @@ import (
 	"strings"
 	"sync"
 
+	"golang.org/x/mod/sumdb/note"
+
+	"strongroom/internal/actor"
 	"strongroom/internal/db"
+	"strongroom/internal/problem"
 )
 
 // ErrOccupied means that a database to restore into holds something already.
@@ -22,6 +27,7 @@ type source struct {
 	key          *vaultKey
 	repositories []*Repository
 	manifest     *Manifest
+	passed       []string // snapshots that are newer and could not be taken
 }
 
 // open returns the plaintext of an object.
@@ -44,7 +50,8 @@ func restore(ctx context.Context, o db.Options, sources []*source, progress Prog
 type Into struct {
 	// Replace allows the database to hold something, which is lost.
 	Replace bool
-	// Only restores some tables and leaves the others empty; nil restores all.
+	// Only restores some tables and leaves the others as they are in a new database; nil restores all. It is for a
+	// database that holds nothing, whatever Replace says.
 	Only     func(table string) bool
 	Progress Progress
 	// Finish makes the restored database fit to serve, before it counts as one. It opens the database
@@ -59,6 +66,7 @@ type Into struct {
 // The tables and their rows are held against the manifests before anything else is done with them. What
 // was cut off goes on with the table that it was at, when it is of the same snapshot, and begins anew else.
 func restoreInto(ctx context.Context, o db.Options, sources []*source, into Into) (err error) {
+	whole := slices.Clone(sources)
 	if into.Only != nil {
 		for i, s := range sources {
 			m := *s.manifest
@@ -67,17 +75,18 @@ func restoreInto(ctx context.Context, o db.Options, sources []*source, into Into
 			for _, t := range m.Tables {
 				m.Rows += t.Rows
 			}
-			sources[i] = &source{s.key, s.repositories, &m}
+			sources[i] = &source{key: s.key, repositories: s.repositories, manifest: &m}
 		}
 	}
-	o.Create, o.Schema = false, 0
+	// The schema stays that of the copy until all rows are there: migrations change rows too.
+	o.Create, o.Schema = false, sources[0].manifest.Schema
 	filled, err := isFilled(ctx, o, sources)
 	if err != nil {
 		return err
 	}
 	if !filled {
-		o.Create, o.Schema = true, sources[0].manifest.Schema
-		if err := fill(ctx, o, sources, into); err != nil {
+		o.Create = true
+		if err := fill(ctx, o, whole, sources, into); err != nil {
 			return err
 		}
 	}
@@ -98,12 +107,12 @@ func restoreInto(ctx context.Context, o db.Options, sources []*source, into Into
 	})
 }
 
-// whatOf says what is restored.
+// whatOf says what is restored: the snapshots, and which of their tables.
 func whatOf(sources []*source) (what string) {
 	for _, s := range sources {
 		what += string(s.manifest.Part) + " " + s.manifest.ID + " "
 	}
-	return what
+	return what + digestOf(sources) + " "
 }
 
 // filledMark says, behind whatOf, that all rows are there and were compared. Finish has its own events
@@ -124,7 +133,7 @@ func isFilled(ctx context.Context, o db.Options, sources []*source) (filled bool
 	return n > 0, err
 }
 
-func fill(ctx context.Context, o db.Options, sources []*source, into Into) (err error) {
+func fill(ctx context.Context, o db.Options, whole, sources []*source, into Into) (err error) {
 	var total, done int64
 	what := whatOf(sources)
 	for _, s := range sources {
@@ -136,7 +145,7 @@ func fill(ctx context.Context, o db.Options, sources []*source, into Into) (err 
 		return err
 	}
 	defer func() { err = errors.Join(err, d.Close()) }()
-	so, err := beginRestore(ctx, d, what, sources, into.Replace)
+	so, err := beginRestore(ctx, d, what, whole, into)
 	if err != nil {
 		return err
 	}
@@ -175,6 +184,36 @@ func fill(ctx context.Context, o db.Options, sources []*source, into Into) (err 
 	})
 }
 
+// ErrShape means that the tables of a copy are not those of the database to restore into.
+var ErrShape = errors.New("the database to restore into has other tables than the copy: name an empty one, and use the program that made the copy or a later one")
+
+// fits sees that the tables of the copy are those of the database, each once and all of them: what a manifest says
+// of tables becomes a part of statements, and what is replaced is emptied by them.
+func fits(ctx context.Context, tx *db.Tx, sources []*source) error {
+	tables, err := tx.Tables(ctx)
+	if err != nil {
+		return err
+	}
+	missing := make(map[string]db.Table)
+	for _, t := range tables {
+		if t.Name != restoringTable {
+			missing[t.Name] = t
+		}
+	}
+	for _, s := range sources {
+		for _, t := range s.manifest.Tables {
+			if is, ok := missing[t.Name]; !ok || !sameShape(is, t.Table) {
+				return fmt.Errorf("%w (the table %q of schema %d)", ErrShape, t.Name, s.manifest.Schema)
+			}
+			delete(missing, t.Name)
+		}
+	}
+	for name := range missing {
+		return fmt.Errorf("%w (the copy, of schema %d, has no table %q)", ErrShape, sources[0].manifest.Schema, name)
+	}
+	return nil
+}
+
 // soFar is what a restore that was cut off has done.
 type soFar struct {
 	finished map[string]bool     // tables
@@ -186,7 +225,7 @@ const indexMark = "index "
 
 // beginRestore refuses a database in which anything ever happened, unless a restore was cut off there or it may
 // be replaced, and returns what is done.
-func beginRestore(ctx context.Context, d *db.DB, what string, sources []*source, replace bool) (so soFar, err error) {
+func beginRestore(ctx context.Context, d *db.DB, what string, whole []*source, into Into) (so soFar, err error) {
 	begun, goesOn := "", false
 	so = soFar{make(map[string]bool), make(map[string][]string)}
 	var used int64
@@ -220,8 +259,10 @@ func beginRestore(ctx context.Context, d *db.DB, what string, sources []*source,
 		return so, err
 	case goesOn && begun == what:
 		return so, nil
-	case used > 0 && !goesOn && !replace:
+	case used > 0 && !goesOn && !into.Replace:
 		return so, ErrOccupied
+	case (used > 0 || goesOn) && into.Only != nil:
+		return so, ErrOccupied // what is there would stay in the tables that are not restored
 	}
 	return soFar{}, d.Update(ctx, func(tx *db.Tx) error {
 		for table, statements := range so.indexes { // the other restore was cut off in this table
@@ -231,6 +272,9 @@ func beginRestore(ctx context.Context, d *db.DB, what string, sources []*source,
 			if err := runAll(ctx, tx, statements); err != nil {
 				return err
 			}
+		}
+		if err := fits(ctx, tx, whole); err != nil {
+			return err
 		}
 		if _, err := tx.Exec(ctx, `DELETE FROM restoring WHERE name >= $1`, ""); err != nil {
 			return err
@@ -527,34 +571,75 @@ func selectRows(t db.Table) string {
 	return `SELECT ` + strings.Join(names, ", ") + ` FROM "` + t.Name + `" ORDER BY ` + strings.Join(order, ", ")
 }
 
-// sources returns both parts of a snapshot: the data as they were, and the newest keys. Whoever was erased
-// since has no key there.
+// sources returns both parts of a snapshot, the data first: the data as they were, and the newest keys. Whoever
+// was erased since has no key there.
 func (b *Backup) sources(ctx context.Context, id string) ([]*source, error) {
-	var all []*source
+	var both []*source
 	for _, part := range []Part{Data, Keys} {
 		key, reached, _, err := b.key(ctx, part, false)
 		if err != nil {
 			return nil, err
 		}
-		s := &source{key: key, repositories: reached}
-		if part == Data && id == "" {
-			id, err = b.newestID(ctx, reached)
-		}
-		if err != nil {
-			return nil, err
-		}
-		if part == Data {
-			s.manifest, err = readManifest(ctx, key, reached, id, b.o.Keys.EvidenceVerifiers())
-		} else {
-			s.manifest, err = b.newest(ctx, key, reached)
-		}
-		if err != nil {
-			return nil, err
-		}
-		if s.manifest == nil {
-			return nil, errNothing
-		}
-		all = append(all, s)
+		both = append(both, &source{key: key, repositories: reached})
 	}
-	return all, nil
+	return choose(ctx, b, both[0], both[1], id, b.o.Keys.EvidenceVerifiers())
+}
+
+// choose finds the manifests: the newest of the keys, and of the data that of the snapshot with the id, "" for the
+// newest that there is. Keys that are older than the data are refused: customers who came between would have none,
+// and who was erased between would have theirs again.
+func choose(ctx context.Context, b *Backup, data, keys *source, id string, verifiers note.Verifiers) (parts []*source, err error) {
+	var failed error
+	if keys.manifest, _, failed, err = b.newestUntil(ctx, keys.key, keys.repositories, "", verifiers); err != nil {
+		return nil, err
+	}
+	if keys.manifest == nil {
+		return nil, cmp.Or(failed, error(errNothing))
+	}
+	switch newest := keys.manifest.ID; {
+	case id == "":
+		if data.manifest, data.passed, failed, err = b.newestUntil(ctx, data.key, data.repositories, newest, verifiers); err != nil {
+			return nil, err
+		}
+		if data.manifest == nil {
+			return nil, cmp.Or(failed, error(errNothing))
+		}
+	default:
+		if data.manifest, err = readManifest(ctx, data.key, data.repositories, id, verifiers); err != nil {
+			return nil, err
+		}
+		if id > newest {
+			return nil, problem.New(problem.Conflict, "backup-keys-older",
+				"The newest copy of the keys that there is, %s, is older than the snapshot %s, and does not open all of it. Name a repository that has newer keys, or restore a snapshot from before.", newest, id)
+		}
+	}
+	return []*source{data, keys}, nil
+}
+
+// current is sources for a restore: it sees that the copy of the keys knows everybody who was erased, and has the
+// keys copied when it does not.
+func (b *Backup) current(ctx context.Context, by actor.Actor, id string) ([]*source, error) {
+	var failed error
+	for tried := false; ; tried = true {
+		parts, err := b.sources(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		var erased int64
+		if err := b.o.DB.View(ctx, func(tx *db.Tx) (err error) {
+			erased, err = countTombstones(ctx, tx)
+			return err
+		}); err != nil {
+			return nil, err
+		}
+		missing := erased - tombstones(parts[1].manifest)
+		if missing <= 0 {
+			return parts, nil
+		}
+		if tried {
+			return nil, problem.New(problem.Conflict, "backup-keys-older",
+				"The newest copy of the keys that there is, %s, does not know of %d customers who were erased: a restore would bring them back. Run strongroom backup run, and see who put an older copy there.", parts[1].manifest.ID, missing).Because(failed)
+		}
+		failed = b.RefreshKeys(ctx, by) // one repository that has them is enough
+	}
 }

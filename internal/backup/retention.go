@@ -300,9 +300,17 @@ func (b *Backup) prune(ctx context.Context, p *Pruned) error {
 		}
 		inventory := b.inventory(ctx, part, reached, p)
 		now := b.o.Clock.Now()
-		keep := b.o.Retention.keep(inventory.ids)
+		// What does not open counts for nothing and is not deleted: else whoever can write into one repository
+		// could, with names of his own, push the snapshots of all of them out of the retention.
+		var ids []string
+		for _, id := range inventory.ids {
+			if _, err := readManifest(ctx, key, inventory.holders[id], id, b.o.Keys.EvidenceVerifiers()); err == nil {
+				ids = append(ids, id)
+			}
+		}
+		keep := b.o.Retention.keep(ids)
 		if part == Keys {
-			keep = b.o.Retention.keepKeys(inventory.ids, now)
+			keep = b.o.Retention.keepKeys(ids, now)
 		} else {
 			for id := range held {
 				is := keep[id]
@@ -313,7 +321,7 @@ func (b *Backup) prune(ctx context.Context, p *Pruned) error {
 				keep[id] = is
 			}
 		}
-		for _, id := range inventory.ids {
+		for _, id := range ids {
 			if _, ok := keep[id]; ok {
 				continue
 			}

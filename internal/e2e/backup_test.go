@@ -96,6 +96,19 @@ func TestBackup(t *testing.T) {
 			t.Error("an empty folder was left")
 		}
 
+		// A database is replaced in its place when no server runs on it.
+		if len(database) > 0 {
+			inPlace := append([]string{"backup", "restore", "--data", data, "--to", database[1], "--force", "--environment", "dev"}, database...)
+			if r := command(t, inPlace...); r.code == 0 || !strings.Contains(r.stderr, "a server runs on this database") {
+				t.Errorf("under a server: %v", r)
+			}
+			s.kill()
+			r := must(t, inPlace...)
+			_, checkpoint, _ := strings.Cut(r.stdout, "accept-restore --checkpoint ")
+			must(t, append([]string{"audit", "accept-restore", "--data", data, "--checkpoint", strings.TrimSpace(checkpoint)}, database...)...)
+			checkRestored(t, before, stays.id, leaves.id, append([]string{"--data", data}, database...)...)
+		}
+
 		// The server burns down.
 		s.kill()
 		safe := t.TempDir()
