@@ -150,6 +150,8 @@ interface Request {
     body?: unknown;
     /** The request carries the access token. */
     session?: boolean;
+    /** The request is not proven by the device's key: whoever asks stays unknown. */
+    unknown?: boolean;
     /** The answer is bytes. */
     bytes?: boolean;
 }
@@ -163,6 +165,11 @@ export declare class Strongroom {
     constructor(o: Options);
     /** Starts the registration of a mobile number; the answer is the same for numbers that have an account. */
     register(phone: string): Promise<Registration>;
+    /**
+     * Tells the operator's security staff of a weakness, and returns the reference to quote when writing again. It is bound
+     * to no device and no session: the server is not told whose app it came from.
+     */
+    reportConcern(report: Body<"submit-security-report">): Promise<string>;
     /** Starts a login. It succeeds whatever is given, so that nobody learns who is a customer. */
     login(phone: string, privateCode: string, method?: Method): Promise<Login>;
     /** The session as this device keeps it, without asking the server; undefined when there is none. */

@@ -75,6 +75,14 @@ export class Strongroom {
         return new Registration(a.registration, (body) => this.#call({ method: "POST", path: path("registrations", a.registration, "complete"), body })
             .then((r) => r.json));
     }
+    /**
+     * Tells the operator's security staff of a weakness, and returns the reference to quote when writing again. It is bound
+     * to no device and no session: the server is not told whose app it came from.
+     */
+    async reportConcern(report) {
+        const a = await this.#call({ method: "POST", path: "/v1/security-reports", body: report, unknown: true });
+        return a.json.reference;
+    }
     /** Starts a login. It succeeds whatever is given, so that nobody learns who is a customer. */
     async login(phone, privateCode, method = "sms") {
         const body = { phone, private_code: privateCode, method };
@@ -284,9 +292,10 @@ export class Strongroom {
         const target = this.#origin + r.path;
         const headers = {
             Accept: `${r.bytes ? "application/octet-stream" : "application/json"}, application/problem+json`,
-            DPoP: await this.#proof(r.method, target, access),
             ...r.headers,
         };
+        if (!r.unknown)
+            headers["DPoP"] = await this.#proof(r.method, target, access);
         if (access)
             headers["Authorization"] = "DPoP " + access;
         const init = {

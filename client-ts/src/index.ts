@@ -136,6 +136,8 @@ interface Request {
   body?: unknown;
   /** The request carries the access token. */
   session?: boolean;
+  /** The request is not proven by the device's key: whoever asks stays unknown. */
+  unknown?: boolean;
   /** The answer is bytes. */
   bytes?: boolean;
 }
@@ -183,6 +185,15 @@ export class Strongroom {
     const a = (await this.#call({ method: "POST", path: "/v1/registrations", body })).json as Answer<"start-registration">;
     return new Registration(a.registration, (body) => this.#call({ method: "POST", path: path("registrations", a.registration, "complete"), body })
       .then((r) => r.json as Answer<"complete-registration">));
+  }
+
+  /**
+   * Tells the operator's security staff of a weakness, and returns the reference to quote when writing again. It is bound
+   * to no device and no session: the server is not told whose app it came from.
+   */
+  async reportConcern(report: Body<"submit-security-report">): Promise<string> {
+    const a = await this.#call({ method: "POST", path: "/v1/security-reports", body: report, unknown: true });
+    return (a.json as Answer<"submit-security-report">).reference;
   }
 
   /** Starts a login. It succeeds whatever is given, so that nobody learns who is a customer. */
@@ -415,9 +426,9 @@ export class Strongroom {
     const target = this.#origin + r.path;
     const headers: Record<string, string> = {
       Accept: `${r.bytes ? "application/octet-stream" : "application/json"}, application/problem+json`,
-      DPoP: await this.#proof(r.method, target, access),
       ...r.headers,
     };
+    if (!r.unknown) headers["DPoP"] = await this.#proof(r.method, target, access);
     if (access) headers["Authorization"] = "DPoP " + access;
     const init: RequestInit = {
       method: r.method, headers, cache: "no-store", credentials: "omit", redirect: "error", referrerPolicy: "no-referrer",

@@ -255,6 +255,20 @@ test("another number, another private code, documents", async () => {
   await scans.delete("scan", { ifMatch: read.etag });
 });
 
+test("a concern about security is told by nobody in particular", async () => {
+  const { app } = await device();
+  let headers;
+  const spied = new Strongroom({ baseURL, key: await newDeviceKey(), fetch: async (url, init) => {
+    headers = init.headers;
+    const answer = await fetch(url, init);
+    if (answer.ok) done.add(`${init.method} ${new URL(url).pathname}`);
+    return answer;
+  } });
+  assert.match(await spied.reportConcern({ text: "The lock on the third door can be opened with a hairpin." }), /^rep_/);
+  assert.ok(!("DPoP" in headers) && !("Authorization" in headers));
+  await assert.rejects(app.reportConcern({ text: "short" }), (err) => err instanceof Problem && err.status === 422);
+});
+
 test("the client can do everything that the app listener offers", async () => {
   const document = await (await fetch(baseURL + "/openapi.json")).json();
   const inChromium = ["enrol-passkey", "confirm-passkey"]; // of TestPasskeyInChromium

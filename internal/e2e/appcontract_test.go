@@ -9,6 +9,7 @@ import (
 	"errors"
 	"io"
 	"regexp"
+	"strings"
 	"testing"
 	"time"
 
@@ -67,6 +68,10 @@ func TestAppSDKKeepsTheContract(t *testing.T) {
 	app := device()
 	registration, err := app.Register(ctx, phone)
 	ok(err)
+	reference, err := app.ReportConcern(ctx, "The lock on the third door can be opened with a hairpin.", "mailto:ada@example.com")
+	if err != nil || !strings.HasPrefix(reference, "rep_") {
+		t.Error(reference, err)
+	}
 	registered, err := registration.CompleteWith(ctx, client.RegistrationAnswer{Code: code(phone), PrivateCode: private, DeviceName: "first", Attestation: vouched(app)})
 	ok(err)
 	login, err := app.Login(ctx, phone, private)
