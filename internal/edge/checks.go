@@ -63,7 +63,11 @@ func Checks(server func() *Server) []check.Check {
 			if s == nil || !s.Ready() {
 				return check.Undecided("", "No listener serves.")
 			}
-			return exercise(ctx, s.probes())
+			all := s.probes()
+			if len(all) == 0 { // of none everything would be true
+				return check.Undecided("", "No listener speaks TLS.")
+			}
+			return exercise(ctx, all)
 		}
 	}
 	return []check.Check{{
