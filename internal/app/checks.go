@@ -52,11 +52,11 @@ func (s *Server) openAssurance(mux *http.ServeMux) (err error) {
 		Run:      func(ctx context.Context) check.Observation { return s.listeners(ctx, s.declared()) },
 		Sabotage: s.oneMore,
 	}, check.Check{
-		ID: "trust-page-current", Version: 1, Every: 10 * time.Minute, Valid: time.Hour,
+		ID: "trust-page-current", Version: 2, Every: 10 * time.Minute, Valid: time.Hour,
 		Says: "The trust page is served over the app's listener and says what the newest evidence says.",
 		Run:  func(ctx context.Context) check.Observation { return s.trustPage(ctx, s.edge.URL("app")) },
 		Sabotage: func(ctx context.Context) check.Observation {
-			scratch := httptest.NewTLSServer(http.NotFoundHandler())
+			scratch := httptest.NewTLSServer(s.stale())
 			defer scratch.Close()
 			return s.trustPage(ctx, scratch.URL)
 		},
@@ -424,10 +424,13 @@ func (h *House) apart(ctx context.Context, environment string) check.Observation
 		return check.Undecided(did, "The database did not answer: %v", err)
 	}
 	_, err := keyring.OpenFileKey(ctx, h.root, h.manifest(), environment)
-	if err == nil {
+	switch {
+	case err == nil:
 		return check.Failed(did, "It was opened.")
+	case errors.Is(err, keyring.ErrEnvironment):
+		return check.Held(did, "It was refused.")
 	}
-	return check.Held(did, "It was refused.")
+	return check.Undecided(did, "It could not be tried: %v", err) // a key that nobody can open is no refusal
 }
 
 // declared returns the addresses where this server listens.
@@ -468,35 +471,42 @@ func (s *Server) oneMore(ctx context.Context) check.Observation {
 	return s.listeners(ctx, s.declared())
 }
 
-// trustPage reads the trust page as anybody would, and compares it with the newest evidence.
+// stale serves a trust page that was kept since some other day, as a cache that is stuck does.
+func (s *Server) stale() http.Handler {
+	page := http.NewServeMux()
+	s.page.Register(page)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		answer := httptest.NewRecorder()
+		page.ServeHTTP(answer, r)
+		_, _ = w.Write(bytes.Replace(answer.Body.Bytes(), []byte("<p>As of "), []byte("<p>As of 1 January 2020, and not of "), 1)) // who asked has gone
+	})
+}
+
+// trustPage reads the trust page as anybody would, and compares it with the one that the newest evidence makes.
 func (s *Server) trustPage(ctx context.Context, base string) check.Observation {
-	did := "read the trust page over TLS, without logging in"
+	did := "made the trust page anew, read it over TLS without logging in, and compared the bytes"
 	if base == "" {
 		return check.Undecided(did, "The app's listener does not serve.")
-	}
-	if err := s.page.Refresh(ctx); err != nil {
-		return check.Undecided(did, "The page could not be made: %v", err)
 	}
 	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{
 		// What the certificate is worth is another check's question.
 		TLSClientConfig: &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS13},
 	}}
 	defer client.CloseIdleConnections()
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, base+assurance.PagePath, nil)
-	if err != nil {
-		return check.Undecided(did, "The address %q is none.", base)
+	for range 3 { // it may be made anew by the job between the two
+		if err := s.page.Refresh(ctx); err != nil {
+			return check.Undecided(did, "The page could not be made: %v", err)
+		}
+		status, body, err := exchange(ctx, client, http.MethodGet, base+assurance.PagePath, "", "")
+		if err != nil {
+			return check.Failed(did, "The page did not come: %v", err)
+		}
+		if status != http.StatusOK {
+			return check.Failed(did, "The answer was %d.", status)
+		}
+		if s.page.Current(body) {
+			return check.Held(did, "It came, %d bytes, and says what the evidence says.", len(body)).With("bytes", len(body))
+		}
 	}
-	answer, err := client.Do(r)
-	if err != nil {
-		return check.Failed(did, "The page did not come: %v", err)
-	}
-	defer answer.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(answer.Body, 4<<20))
-	if err != nil || answer.StatusCode != http.StatusOK {
-		return check.Failed(did, "The answer was %s.", answer.Status)
-	}
-	if missing := s.page.Missing(body); missing != "" {
-		return check.Failed(did, "The page does not say what the evidence says of %s.", missing)
-	}
-	return check.Held(did, "It came, %d bytes, and says what the evidence says.", len(body)).With("bytes", len(body))
+	return check.Failed(did, "The page that is served is not the one that the newest evidence makes.")
 }

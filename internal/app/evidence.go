@@ -16,7 +16,8 @@ import (
 type EvidenceOperator interface {
 	// ExportEvidence writes the bundle of a period; see assurance.Assurance.Export.
 	ExportEvidence(ctx context.Context, p assurance.Period, out io.Writer) error
-	// EvidenceKeys returns the verifier keys of what the installation says of itself, oldest first.
+	// EvidenceKeys returns the verifier keys of what the installation says of itself, oldest first, but for those that
+	// somebody may know.
 	EvidenceKeys(ctx context.Context) ([]string, error)
 	// ClaimHistory returns the newest changes of claims' states; see assurance.Assurance.History.
 	ClaimHistory(ctx context.Context, claim string, limit int) ([]assurance.Change, error)
@@ -27,7 +28,7 @@ func (m *momentary) ExportEvidence(ctx context.Context, p assurance.Period, out 
 }
 
 func (m *momentary) EvidenceKeys(ctx context.Context) ([]string, error) {
-	return m.server.house.Ring.EvidenceKeys(ctx)
+	return m.server.house.Ring.TrustedEvidenceKeys(ctx)
 }
 
 func (m *momentary) ClaimHistory(ctx context.Context, claim string, limit int) ([]assurance.Change, error) {
@@ -62,7 +63,7 @@ func (w bundleWriter) Write(b []byte) (int, error) {
 
 func (c *control) evidenceRoutes(mux *http.ServeMux) {
 	mux.HandleFunc("POST /evidence/keys", command(c, func(ctx context.Context, o operator, _ struct{}) ([]string, error) {
-		return o.house.Ring.EvidenceKeys(ctx)
+		return o.house.Ring.TrustedEvidenceKeys(ctx)
 	}))
 	mux.HandleFunc("POST /claims/history", command(c, func(ctx context.Context, o operator, ask historyRequest) ([]assurance.Change, error) {
 		return o.house.Assurance.History(ctx, o.by, ask.Claim, ask.Limit)

@@ -16,6 +16,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -51,6 +52,8 @@ const (
 	longest   = 2 * time.Minute  // one check
 	maxDetail = 2048             // bytes of a text in an observation
 	keepFor   = 400 * 24 * time.Hour
+	// skew is how far ahead another server's clock may be: what is dated later than that is from the future.
+	skew = time.Minute
 )
 
 // State is what is known of a claim.
@@ -109,8 +112,8 @@ type Assurance struct {
 
 // run is an event of the trail that says that a check was run.
 type run struct {
-	event, resource string
-	at              int64 // Unix microseconds
+	event string
+	at    int64 // Unix microseconds
 }
 
 // New returns the assurance of an installation. It fails when a check is declared twice, or a claim names
@@ -219,13 +222,22 @@ func (a *Assurance) changed() {
 	}
 }
 
-// observe runs a check; one that panics or takes too long has found out nothing.
-func observe(ctx context.Context, run func(context.Context) check.Observation) (seen check.Observation) {
+// observe runs a check; one that panics or takes too long has found out nothing, whatever it says then.
+func (a *Assurance) observe(ctx context.Context, name string, run func(context.Context) check.Observation) (seen check.Observation) {
 	ctx, cancel := context.WithTimeout(ctx, longest)
 	defer cancel()
 	defer func() {
 		if p := recover(); p != nil {
-			seen = check.Undecided("", "The check broke: %v. %s", p, firstLines(debug.Stack()))
+			// The value of a panic may hold anything, and everybody may read what a check saw; those of the Go runtime
+			// hold types and numbers.
+			what := fmt.Sprintf("a panic of type %T", p)
+			if e, ok := p.(runtime.Error); ok {
+				what = e.Error()
+			}
+			a.o.Log.LogAttrs(ctx, slog.LevelError, "a check broke", slog.String("check", name), slog.String("panic", what), slog.String("stack", string(debug.Stack())))
+			seen = check.Undecided("", "The check broke: %s. The log of the server says where.", what)
+		} else if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			seen = check.Undecided(seen.Exercised, "It took longer than %s. %s", longest, seen.Detail)
 		}
 		switch seen.Outcome {
 		case check.Holds, check.Fails, check.Unknown:
@@ -235,11 +247,6 @@ func observe(ctx context.Context, run func(context.Context) check.Observation) (
 		seen.Detail, seen.Exercised = cut(seen.Detail), cut(seen.Exercised)
 	}()
 	return run(ctx)
-}
-
-func firstLines(stack []byte) string {
-	lines := strings.SplitN(string(stack), "\n", 12)
-	return strings.Join(lines[:min(len(lines), 11)], " ")
 }
 
 func cut(s string) string {
@@ -258,14 +265,21 @@ func (a *Assurance) one(ctx context.Context, by actor.Actor, c check.Check) (Evi
 	began := a.o.Clock.Now()
 	e := Evidence{ID: id.New("ev"), Check: c.ID, Version: c.Version, ObservedAt: began, ValidUntil: began.Add(c.Valid), Every: c.Every, Event: audit.NewID()}
 	started := time.Now()
-	e.Observation = observe(actor.With(ctx, by), c.Run)
+	e.Observation = a.observe(actor.With(ctx, by), c.ID, c.Run)
 	e.Took = time.Since(started)
 	if err := ctx.Err(); err != nil {
 		return e, err // stopped: nothing was found out, and that says nothing of the system
 	}
+	// Round takes the monotonic clock away, which nobody sets.
+	if ended := a.o.Clock.Now(); (ended.Round(0).Sub(began.Round(0)) - e.Took).Abs() > skew { // the clock was set meanwhile
+		e.ObservedAt, e.ValidUntil = ended, ended.Add(c.Valid)
+	}
 	body, err := json.Marshal(e.Observation)
-	if err != nil {
-		return e, fmt.Errorf("the evidence of %s cannot be written: %w", c.ID, err)
+	if err != nil { // a figure that is no number; the other checks must go on
+		e.Observation = check.Undecided(e.Exercised, "What the check saw cannot be written down: %v", err)
+		if body, err = json.Marshal(e.Observation); err != nil {
+			return e, err
+		}
 	}
 	err = a.o.DB.Update(ctx, func(tx *db.Tx) error {
 		if err := insertEvidence(ctx, tx, e, string(body)); err != nil {
@@ -343,7 +357,7 @@ func (a *Assurance) newest(ctx context.Context) (map[string]Evidence, error) {
 // vouched returns the newest evidence of each check. What the trail does not say the same of was not written by a
 // check, or altered since, and proves nothing.
 func (a *Assurance) vouched(ctx context.Context, tx *db.Tx) (map[string]Evidence, error) {
-	newest, err := selectNewest(ctx, tx, forEver)
+	newest, err := a.newestOf(ctx, tx)
 	if err != nil {
 		return nil, err
 	}
@@ -360,52 +374,103 @@ func (a *Assurance) vouched(ctx context.Context, tx *db.Tx) (map[string]Evidence
 	return newest, a.missed(ctx, tx, newest)
 }
 
+// newestOf returns the newest rows, unproven. A row from the future, which a clock that was wrong has left behind, is
+// the newest until the log has a run after it that is not: it would keep its claim from being proven for as long as the
+// clock was ahead.
+func (a *Assurance) newestOf(ctx context.Context, tx *db.Tx) (map[string]Evidence, error) {
+	newest, err := selectNewest(ctx, tx, forEver)
+	if err != nil {
+		return nil, err
+	}
+	horizon := a.o.Clock.Now().Add(skew)
+	var present map[string]Evidence
+	for name, e := range newest {
+		if e.ObservedAt.Before(horizon) {
+			continue
+		}
+		if present == nil {
+			if present, err = selectNewest(ctx, tx, clock.Micros(horizon)); err != nil {
+				return nil, err
+			}
+		}
+		since, ok := present[name]
+		if !ok {
+			continue
+		}
+		past, err := a.o.Trail.After(ctx, tx, since.Event, e.Event)
+		if err == nil && !past { // nor does it count when somebody else wrote it; what they took away for it is missed
+			past, err = a.o.Trail.Vouches(ctx, tx, e.Event, ActionCheck, e.resource())
+			past = !past
+		}
+		if err != nil {
+			return nil, err
+		}
+		if past {
+			newest[name] = since
+		}
+	}
+	return newest, nil
+}
+
 // overlap is how long after it was made an event may become findable.
 const overlap = 10 * time.Minute
 
-// missed finds checks whose newest run, by the trail, has no evidence any more: somebody took away what a check
-// saw, so that an older observation would count.
+// missed finds checks whose newest run, by the trail, has no evidence any more, or other evidence: somebody took away or
+// dated back what a check saw, so that an older observation would count.
 func (a *Assurance) missed(ctx context.Context, tx *db.Tx, newest map[string]Evidence) error {
-	now := clock.Micros(a.o.Clock.Now())
+	now := a.o.Clock.Now()
+	horizon := clock.Micros(now.Add(skew))
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	since := a.read - overlap.Microseconds()
+	since := min(a.read, clock.Micros(now)) - overlap.Microseconds()
 	if a.read == 0 {
-		var longest time.Duration // what is older has expired
-		for _, c := range a.checks {
-			longest = max(longest, c.Valid)
-		}
-		since = now - longest.Microseconds()
+		since = clock.Micros(now.Add(-a.longestValid())) // what is older has expired
 	}
-	err := a.o.Trail.Since(ctx, tx, ActionCheck, since, func(event, resource string, at int64) {
-		_, name, _ := strings.Cut(resource, " ")
-		if name, _, _ = strings.Cut(name, " "); a.latest[name].at < at {
-			a.latest[name] = run{event, resource, at}
-		}
-	})
-	if err != nil {
+	if err := a.runsSince(ctx, tx, since, horizon, a.latest); err != nil {
 		return err
 	}
-	a.read = now
+	a.read = clock.Micros(now)
 	for name, r := range a.latest {
 		e, there := newest[name]
-		if !there || e.Event == r.event || e.Outcome != check.Holds {
+		if !there || e.Event == r.event || e.Outcome != check.Holds || r.at >= horizon {
 			continue
 		}
-		there, err := hasEvidence(ctx, tx, name, r.event)
-		if err == nil && !there {
-			there, err = a.o.Trail.Vouches(ctx, tx, r.event, ActionCheck, r.resource)
-			there = !there // an event that Strongroom did not write says nothing
-		}
+		kept, err := a.kept(ctx, tx, name, r.event)
 		if err != nil {
 			return err
 		}
-		if !there {
+		if !kept {
 			e.Observation = check.Undecided("", "The trail knows of a newer run, whose evidence is gone.")
 			newest[name] = e
 		}
 	}
 	return nil
+}
+
+func (a *Assurance) longestValid() (longest time.Duration) {
+	for _, c := range a.checks {
+		longest = max(longest, c.Valid)
+	}
+	return longest
+}
+
+// runsSince brings latest up to date with the events of runs that the trail has from since on and before the time given.
+func (a *Assurance) runsSince(ctx context.Context, tx *db.Tx, since, before int64, latest map[string]run) error {
+	return a.o.Trail.Since(ctx, tx, ActionCheck, since, func(event, resource string, at int64) {
+		_, name, _ := strings.Cut(resource, " ")
+		if name, _, _ = strings.Cut(name, " "); at < before && latest[name].at < at {
+			latest[name] = run{event, at}
+		}
+	})
+}
+
+// kept reports whether the evidence of a run is there as it was when the trail was told of it.
+func (a *Assurance) kept(ctx context.Context, tx *db.Tx, name, event string) (ours bool, err error) {
+	rows, err := selectRun(ctx, tx, name, event)
+	for i := 0; i < len(rows) && err == nil && !ours; i++ {
+		ours, err = a.o.Trail.Vouches(ctx, tx, event, ActionCheck, rows[i].resource())
+	}
+	return ours, err
 }
 
 // judge says what the evidence makes of a claim.
@@ -445,7 +510,7 @@ func (a *Assurance) judge(c Claim, newest map[string]Evidence, now time.Time) St
 			worse(Amber, "The check %s was not run since it was changed.", name)
 		case !now.Before(e.ValidUntil):
 			worse(Amber, "The evidence of %s has expired.", name)
-		case now.Before(e.ObservedAt.Add(-time.Minute)):
+		case now.Before(e.ObservedAt.Add(-skew)):
 			worse(Amber, "The evidence of %s is from the future.", name)
 		case e.Outcome == check.Fails:
 			worse(Red, "%s: %s", name, e.Detail)
@@ -469,13 +534,20 @@ func (a *Assurance) settle(ctx context.Context) error {
 	var changed []Status
 	err = a.o.DB.Update(ctx, func(tx *db.Tx) error {
 		changed = changed[:0]
-		before, err := selectStates(ctx, tx, forEver)
+		before, err := selectStates(ctx, tx, clock.Micros(now.Add(skew)))
 		if err != nil {
 			return err
 		}
+		same := func(c Claim) bool { return before[c.ID].State == a.judge(c, newest, now).State }
+		if slices.ContainsFunc(a.claims, func(c Claim) bool { return !same(c) }) {
+			// Another server may have seen more since newest was read.
+			if newest, err = a.vouched(ctx, tx); err != nil {
+				return err
+			}
+		}
 		for _, c := range a.claims {
 			s := a.judge(c, newest, now)
-			if old, ok := before[c.ID]; ok && old.State == s.State {
+			if same(c) {
 				continue
 			}
 			e := audit.Event{ID: audit.NewID(), Action: ActionState, Outcome: audit.Granted, Resource: "claim " + c.ID + " " + string(s.State)}
@@ -558,11 +630,11 @@ func (a *Assurance) statuses(ctx context.Context, tx *db.Tx) ([]Status, error) {
 	if err != nil {
 		return nil, err
 	}
-	states, err := selectStates(ctx, tx, forEver)
+	now := a.o.Clock.Now()
+	states, err := selectStates(ctx, tx, clock.Micros(now.Add(skew)))
 	if err != nil {
 		return nil, err
 	}
-	now := a.o.Clock.Now()
 	var all []Status
 	for _, c := range a.claims {
 		s := a.judge(c, newest, now)
@@ -589,7 +661,7 @@ func (a *Assurance) Sabotage(ctx context.Context, names []string, progress func(
 			return problem.New(problem.NotFound, "check-not-found", "There is no check %q; `strongroom claims` lists them.", name)
 		}
 		a.running.Lock() // the checks of the system itself must not meet what is broken here
-		seen := observe(ctx, c.Sabotage)
+		seen := a.observe(ctx, name, c.Sabotage)
 		a.running.Unlock()
 		progress(name, seen)
 		if err := ctx.Err(); err != nil {

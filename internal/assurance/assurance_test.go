@@ -1,12 +1,17 @@
 package assurance
 
 import (
+	"bytes"
 	"context"
+	"io"
+	"log/slog"
+	"math"
 	"net/http"
 	"net/http/httptest"
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"strongroom/internal/actor"
@@ -249,8 +254,8 @@ func TestPage(t *testing.T) {
 	if again := get("/trust", w.Header().Get("ETag")); again.Code != http.StatusNotModified || again.Body.Len() > 0 {
 		t.Errorf("asked again: %d", again.Code)
 	}
-	if page.Missing(w.Body.Bytes()) != "" || page.Missing([]byte("<html></html>")) == "" {
-		t.Error("Missing does not tell the page from another")
+	if !page.Current(w.Body.Bytes()) || page.Current(bytes.Replace(w.Body.Bytes(), []byte("Holds"), []byte("HOLDS"), 1)) {
+		t.Error("Current does not tell the page from another")
 	}
 	text := get("/.well-known/security.txt", "").Body.String()
 	if !strings.Contains(text, "Contact: mailto:security@ada.example\n") || !strings.Contains(text, "Expires: 2026-07-02T00:00:00Z\n") {
@@ -338,12 +343,15 @@ func BenchmarkPage(b *testing.B) {
 	}
 }
 
-// Somebody who takes a red observation away does not make the older, green one count.
+// Somebody who takes a red observation away, or dates it back, does not make the older, green one count, nor a bundle say
+// so; a new run does.
 func TestTakenAway(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		h := newHouse(t, d)
-		run := func() {
+		run := func(o check.Outcome) {
 			t.Helper()
+			h.clock.Advance(time.Minute)
+			h.outcomes["vault-canary-opens"] = o
 			if _, err := h.Run(t.Context(), operator, nil); err != nil {
 				t.Fatal(err)
 			}
@@ -354,27 +362,183 @@ func TestTakenAway(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		run()
-		h.clock.Advance(time.Minute)
-		h.outcomes["vault-canary-opens"] = check.Fails
-		run()
-		if s := h.state(t, "ENC-1"); s.State != Red {
-			t.Fatalf("ENC-1 is %s (%s)", s.State, s.Why)
-		}
-		if err := d.Update(t.Context(), func(tx *db.Tx) error {
-			_, err := tx.Exec(t.Context(), `DELETE FROM evidence WHERE outcome = $1`, "fails")
-			return err
-		}); err != nil {
-			t.Fatal(err)
-		}
-		if s := h.state(t, "ENC-1"); s.State != Amber || !strings.Contains(s.Why, "evidence is gone") {
-			t.Errorf("without the red observation ENC-1 is %s (%s)", s.State, s.Why)
-		}
-		h.clock.Advance(time.Minute)
-		h.outcomes["vault-canary-opens"] = check.Holds
-		run()
-		if s := h.state(t, "ENC-1"); s.State != Green {
-			t.Errorf("after a new run ENC-1 is %s (%s)", s.State, s.Why)
+		for _, statement := range []string{
+			`DELETE FROM evidence WHERE outcome = 'fails'`,
+			`UPDATE evidence SET observed_at = 1 WHERE outcome = 'fails' AND check_id = 'vault-canary-opens'`,
+			`UPDATE evidence SET observed_at = observed_at - 90000000 WHERE outcome = 'fails' AND observed_at > 1`,
+			`UPDATE evidence SET check_id = 'another' WHERE outcome = 'fails' AND observed_at = (SELECT MAX(observed_at) FROM evidence)`,
+			`UPDATE evidence SET observed_at = observed_at + 90000000000000 WHERE outcome = 'fails' AND observed_at = (SELECT MAX(observed_at) FROM evidence)`,
+		} {
+			run(check.Holds)
+			if s := h.state(t, "ENC-1"); s.State != Green {
+				t.Errorf("after a new run ENC-1 is %s (%s)", s.State, s.Why)
+			}
+			run(check.Fails)
+			if s := h.state(t, "ENC-1"); s.State != Red {
+				t.Fatalf("ENC-1 is %s (%s)", s.State, s.Why)
+			}
+			h.clock.Advance(time.Second)
+			h.statement(t, statement)
+			if s := h.state(t, "ENC-1"); s.State != Amber || !strings.Contains(s.Why, "evidence is gone") {
+				t.Errorf("after %s ENC-1 is %s (%s)", statement, s.State, s.Why)
+			}
+			if err := h.Export(t.Context(), operator, Period{}, io.Discard); !problem.Is(err, "evidence-altered") {
+				t.Errorf("after %s a bundle is made: %v", statement, err)
+			}
 		}
 	})
+}
+
+// A clock that was a year ahead for a moment leaves no flood of runs and changes behind, and nothing unproven.
+func TestClockWasAhead(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		h := newHouse(t, d)
+		due := func(want int, state State) {
+			t.Helper()
+			before := h.counts(t)
+			if err := h.due(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := h.trail.Sequence(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if got := h.counts(t) - before; got != want {
+				t.Errorf("%d rows were written, not %d", got, want)
+			}
+			if s := h.state(t, "ENC-1"); s.State != state {
+				t.Errorf("ENC-1 is %s (%s), not %s", s.State, s.Why, state)
+			}
+		}
+		const year = 365 * 24 * time.Hour
+		due(len(h.checks)+len(h.claims), Green)
+		h.clock.Advance(year)
+		h.outcomes["vault-canary-opens"] = check.Fails
+		due(len(h.checks)+1, Red)
+		h.clock.Advance(time.Minute - year)
+		if s := h.state(t, "ENC-1"); s.State != Amber || !strings.Contains(s.Why, "from the future") {
+			t.Errorf("before a new run ENC-1 is %s (%s)", s.State, s.Why)
+		}
+		due(len(h.checks)+1, Red) // before the jump it was green
+		h.clock.Advance(time.Minute)
+		due(0, Red)
+		h.clock.Advance(time.Hour)
+		h.outcomes["vault-canary-opens"] = check.Holds
+		due(len(h.checks)+1, Green)
+		h.clock.Advance(time.Minute)
+		due(0, Green)
+	})
+}
+
+// A clock that is set while a check runs does not date what was seen to before it was recorded.
+func TestClockIsSetMeanwhile(t *testing.T) {
+	h := newHouse(t, dbtest.Open(t, db.SQLite))
+	c := h.checks["vault-canary-opens"]
+	look := c.Run
+	c.Run = func(ctx context.Context) check.Observation {
+		h.clock.Advance(24 * time.Hour)
+		return look(ctx)
+	}
+	h.checks[c.ID] = c
+	all, err := h.Run(t.Context(), operator, []string{c.ID})
+	if err != nil || !all[0].ObservedAt.Equal(h.clock.Now()) || !all[0].ValidUntil.Equal(h.clock.Now().Add(c.Valid)) {
+		t.Errorf("%+v: %v", all, err)
+	}
+	h.clock.Advance(time.Second)
+	if r := h.verify(t, h.export(t, Period{})); r.Runs["holds"] != 1 {
+		t.Errorf("%+v", r)
+	}
+}
+
+// counts returns how many runs and changes are stored.
+func (h *house) counts(t *testing.T) (n int) {
+	t.Helper()
+	if err := h.o.DB.View(t.Context(), func(tx *db.Tx) error {
+		return tx.QueryRow(t.Context(), `SELECT (SELECT COUNT(*) FROM evidence WHERE version > $1) + (SELECT COUNT(*) FROM claim_state WHERE since > $1)`, 0).Scan(&n)
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// A check that says that it holds when its time is over has found out nothing; one that breaks tells nobody what it held.
+func TestLateAndBroken(t *testing.T) {
+	var log strings.Builder
+	a := &Assurance{o: Options{Log: slog.New(slog.NewTextHandler(&log, nil))}}
+	synctest.Test(t, func(t *testing.T) {
+		for _, late := range []check.Observation{check.Held("looked", "All is well."), check.Failed("looked", "The database did not answer.")} {
+			if seen := a.observe(t.Context(), "x", func(context.Context) check.Observation {
+				time.Sleep(longest + time.Second)
+				return late
+			}); seen.Outcome != check.Unknown {
+				t.Errorf("after its time a check says %+v", seen)
+			}
+		}
+	})
+	seen := a.observe(t.Context(), "x", func(context.Context) check.Observation { panic("the name of a customer") })
+	if text := seen.Detail + seen.Exercised + log.String(); seen.Outcome != check.Unknown || strings.Contains(text, "a customer") || !strings.Contains(log.String(), "assurance_test.go") {
+		t.Errorf("%+v, and the log %s", seen, log.String())
+	}
+}
+
+// A figure that is no number is nothing that was found out, and does not keep the other checks from running.
+func TestFigureThatIsNone(t *testing.T) {
+	h := newHouse(t, dbtest.Open(t, db.SQLite))
+	c := h.checks["storage-no-plaintext"]
+	c.Run = func(context.Context) check.Observation {
+		return check.Held("looked", "seen").With("share", math.NaN())
+	}
+	h.checks[c.ID] = c
+	if err := h.due(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range h.state(t, "ENC-1").Results {
+		if want := map[bool]check.Outcome{true: check.Unknown, false: check.Holds}[r.Check == c.ID]; r.Evidence == nil || r.Evidence.Outcome != want {
+			t.Errorf("%s: %+v", r.Check, r.Evidence)
+		}
+	}
+}
+
+// What the operator shows nothing of is not in the sum either.
+func TestSumSaysNothingOfWhatIsHidden(t *testing.T) {
+	h := newHouse(t, dbtest.Open(t, db.SQLite))
+	h.outcomes["vault-canary-opens"] = check.Fails
+	if _, err := h.Run(t.Context(), operator, nil); err != nil {
+		t.Fatal(err)
+	}
+	for detail, want := range map[Detail]bool{ShowNothing: false, ShowState: true} {
+		refresh, get := publicPage(t, h, PageOptions{Contact: "mailto:security@ada.example", Detail: map[string]Detail{"ENC-1": detail}})
+		refresh()
+		if page := get("/trust").Body.String(); strings.Contains(page, "not hold") != want {
+			t.Errorf("with %s the page says %v that something does not hold", detail, !want)
+		}
+		if w := get("/.well-known/security.txt"); w.Header().Get("Cache-Control") != "no-store" {
+			t.Errorf("security.txt with the name that the caller gave us may be kept: %v", w.Header())
+		}
+	}
+}
+
+// What a check could not find out is in the words of an error, which are not for everybody.
+func TestErrorsAreNotForEverybody(t *testing.T) {
+	h := newHouse(t, dbtest.Open(t, db.SQLite))
+	c := h.checks["vault-canary-opens"]
+	c.Run = func(context.Context) check.Observation {
+		return check.Undecided("looked", "db.inside.example does not answer")
+	}
+	h.checks[c.ID] = c
+	if _, err := h.Run(t.Context(), operator, nil); err != nil {
+		t.Fatal(err)
+	}
+	refresh, get := publicPage(t, h, PageOptions{Detail: map[string]Detail{"ENC-1": ShowFigures}})
+	refresh()
+	for _, path := range []string{"/trust", "/trust/evidence/ENC-1", "/trust/evidence/ENC-1/vault-canary-opens.txt", "/trust/changes.json"} {
+		if text := get(path).Body.String(); strings.Contains(text, "inside.example") {
+			t.Errorf("%s says %s", path, text)
+		}
+	}
+	if w := get("/trust/evidence/ENC-1/vault-canary-opens.tlog-proof"); w.Code != http.StatusOK {
+		t.Errorf("the proof that it ran is gone: %d", w.Code)
+	}
+	if text := get("/trust/evidence/ENC-1").Body.String(); !strings.Contains(text, "Could not be found out") || strings.Contains(text, `href=""`) {
+		t.Errorf("the page says %s", text)
+	}
 }

@@ -8,6 +8,7 @@ import (
 	"html/template"
 	"log/slog"
 	"net/http"
+	"slices"
 	"time"
 
 	"golang.org/x/mod/sumdb/note"
@@ -84,15 +85,19 @@ func (p *Page) evidence(ctx context.Context, statuses []Status) (map[string]serv
 			if x.Proof, err = prove(e.Event, ActionCheck, e.resource(), base+"/"+r.Check+".tlog-proof"); err != nil {
 				return nil, err
 			}
-			if x.Proof != "" {
+			if x.Detail = publicly(*e); x.Proof != "" && x.Detail != "" {
 				text := []byte(e.text())
 				x.Text = base + "/" + r.Check + ".txt"
 				pages[x.Text] = served{"text/plain; charset=utf-8", tag(text), text}
 			}
 			checks = append(checks, x)
 		}
+		why := s.Why
+		if slices.ContainsFunc(s.Results, func(r Result) bool { return r.Evidence != nil && r.Evidence.Outcome == check.Unknown }) {
+			why = ""
+		}
 		var main bytes.Buffer
-		err = evidenceTemplate.Execute(&main, map[string]any{"Line": l, "Why": s.Why, "State": state, "Checks": checks, "Figures": detail == ShowFigures})
+		err = evidenceTemplate.Execute(&main, map[string]any{"Line": l, "Why": why, "State": state, "Checks": checks, "Figures": detail == ShowFigures})
 		if err != nil {
 			return nil, err
 		}
@@ -104,6 +109,15 @@ func (p *Page) evidence(ctx context.Context, statuses []Status) (map[string]serv
 	}
 	p.proofs = proofs // those that are not shown any more are forgotten
 	return pages, nil
+}
+
+// publicly is what everybody may read of what a check saw. What it could not find out it says in the words of an error,
+// with names and addresses of the inside: that is for the operator and auditors.
+func publicly(e Evidence) string {
+	if e.Outcome == check.Unknown {
+		return ""
+	}
+	return e.Detail
 }
 
 // proven is a proof that was made, what it says, and when that was.

@@ -131,6 +131,9 @@ func (x *export) begin(ctx context.Context, tx *db.Tx) error {
 	if err != nil {
 		return err
 	}
+	if err := x.whole(ctx, tx, newest); err != nil {
+		return err
+	}
 	for _, c := range x.claims {
 		s := x.judge(c, newest, x.To)
 		claim := bundle.Claim{ID: c.ID, Sentence: c.Sentence, Owner: c.Owner, State: string(s.State), Why: s.Why}
@@ -143,6 +146,33 @@ func (x *export) begin(ctx context.Context, tx *db.Tx) error {
 		x.catalogue.Checks = append(x.catalogue.Checks, bundle.Check{ID: c.ID, Version: c.Version, Says: c.Says})
 	}
 	slices.SortFunc(x.catalogue.Checks, func(a, b bundle.Check) int { return strings.Compare(a.ID, b.ID) })
+	return nil
+}
+
+// whole fails with the problem "evidence-altered" when the trail knows of a run at the end of the period that is newer
+// than the evidence, and whose own is gone or altered: the bundle would say what held before it.
+func (x *export) whole(ctx context.Context, tx *db.Tx, newest map[string]Evidence) error {
+	since := x.To.Add(-x.longestValid()) // what is older has expired
+	if since.Before(x.o.Clock.Now().Add(-keepFor)) {
+		return nil // it was deleted when its time came
+	}
+	latest := make(map[string]run)
+	if err := x.runsSince(ctx, tx, clock.Micros(since), clock.Micros(x.To), latest); err != nil {
+		return err
+	}
+	for name, r := range latest {
+		if newest[name].Event == r.event {
+			continue
+		}
+		kept, err := x.kept(ctx, tx, name, r.event)
+		if err != nil {
+			return err
+		}
+		if !kept {
+			return problem.New(problem.Conflict, "evidence-altered",
+				"The trail knows of a run of %s, the event %s, whose evidence is gone or altered. Run strongroom audit verify, and the check again.", name, r.event)
+		}
+	}
 	return nil
 }
 

@@ -180,14 +180,16 @@ func (p *Page) Refresh(ctx context.Context) error {
 				continue
 			}
 			part.Lines = append(part.Lines, p.line(status))
-			counts[status.State]++
+			if p.o.Detail[status.ID] != ShowNothing { // the sum would say what its line does not
+				counts[status.State]++
+			}
 		}
 		parts = append(parts, part)
 	}
 	var html bytes.Buffer
 	err = pageTemplate.ExecuteTemplate(&html, "page.html", map[string]any{
 		"Look": p.o, "Logo": p.logo(), "Parts": parts, "At": day(now),
-		"Green": counts[Green], "Amber": counts[Amber], "Red": counts[Red], "Grey": counts[Grey], "All": len(statuses),
+		"Green": counts[Green], "Amber": counts[Amber], "Red": counts[Red], "Grey": counts[Grey],
 	})
 	if err != nil {
 		return err
@@ -250,7 +252,7 @@ func (p *Page) line(s Status) line {
 	if detail == ShowFigures {
 		for _, r := range s.Results {
 			if r.Evidence != nil {
-				l.Found = append(l.Found, r.Says+" "+r.Evidence.Detail)
+				l.Found = append(l.Found, strings.TrimSpace(r.Says+" "+publicly(*r.Evidence)))
 			}
 		}
 	}
@@ -276,8 +278,11 @@ func (p *Page) Register(mux *http.ServeMux) {
 	})
 	if p.o.Contact != "" || p.o.FormPath != "" {
 		mux.HandleFunc("GET "+securityPath, func(w http.ResponseWriter, r *http.Request) {
-			text := p.securityText(r.Host)
-			write(w, r, "text/plain; charset=utf-8", text, tag(text))
+			text, cache := p.securityText(r.Host), cacheControl
+			if p.o.Origin == "" { // it says what the caller calls us: nobody else may get that
+				cache = []string{"no-store"}
+			}
+			answer(w, r, "text/plain; charset=utf-8", text, tag(text), cache)
 		})
 	}
 }
@@ -329,8 +334,12 @@ var (
 )
 
 func write(w http.ResponseWriter, r *http.Request, kind string, b []byte, etag string) {
+	answer(w, r, kind, b, etag, cacheControl)
+}
+
+func answer(w http.ResponseWriter, r *http.Request, kind string, b []byte, etag string, cache []string) {
 	h := w.Header()
-	h["Cache-Control"], h["Content-Security-Policy"], h["Referrer-Policy"] = cacheControl, contentPolicy, referrerPolicy
+	h["Cache-Control"], h["Content-Security-Policy"], h["Referrer-Policy"] = cache, contentPolicy, referrerPolicy
 	tags := [...]string{kind, etag}
 	h["Content-Type"], h["Etag"] = tags[:1:1], tags[1:]
 	if r.Header.Get("If-None-Match") == etag {
@@ -340,19 +349,10 @@ func write(w http.ResponseWriter, r *http.Request, kind string, b []byte, etag s
 	_, _ = w.Write(b) // who asked has gone
 }
 
-// Missing returns the first claim that a page which was served does not show as Refresh rendered it, or "".
-func (p *Page) Missing(served []byte) string {
+// Current reports whether a page that was served is the one that Refresh rendered last.
+func (p *Page) Current(served []byte) bool {
 	c := p.current.Load()
-	if c == nil || bytes.Equal(served, c.html) {
-		return ""
-	}
-	// It was rendered anew meanwhile: then the claims must still be there, one by one.
-	for _, claim := range p.assurance.claims {
-		if !bytes.Contains(served, []byte(template.HTMLEscapeString(claim.Sentence))) {
-			return claim.ID
-		}
-	}
-	return ""
+	return c != nil && bytes.Equal(served, c.html)
 }
 
 // PageJobName is the name of the job that renders the page.

@@ -69,11 +69,9 @@ func queryEvidence(ctx context.Context, tx *db.Tx, query string, args ...any) (a
 	return all, rows.Err()
 }
 
-// hasEvidence reports whether the evidence of a check's run is there, by the event of the run.
-func hasEvidence(ctx context.Context, tx *db.Tx, name, event string) (bool, error) {
-	var n int64
-	err := tx.QueryRow(ctx, `SELECT COUNT(*) FROM evidence WHERE check_id = $1 AND event_id = $2`, name, event).Scan(&n)
-	return n > 0, err
+// selectRun returns what is stored as the evidence of a check's run, by the event of the run.
+func selectRun(ctx context.Context, tx *db.Tx, name, event string) ([]Evidence, error) {
+	return queryEvidence(ctx, tx, `SELECT `+evidenceColumns+` FROM evidence e WHERE e.check_id = $1 AND e.event_id = $2 LIMIT 4`, name, event)
 }
 
 // Change is one change of a claim's state.

@@ -167,6 +167,15 @@ func (t *Trail) Vouches(ctx context.Context, tx *db.Tx, event, action, resource 
 	return p.action == action && p.resource == resource && t.authentic(&p.row, p.appendLeaf(nil)) == nil, nil
 }
 
+// After reports whether the log has the second event, and the first at a later place or waiting for one.
+func (t *Trail) After(ctx context.Context, tx *db.Tx, first, second string) (bool, error) {
+	var n int64
+	err := tx.QueryRow(ctx, `
+		SELECT COUNT(*) FROM event_leaf s WHERE s.event_id = $2
+			AND NOT EXISTS (SELECT 1 FROM event_leaf f WHERE f.event_id = $1 AND f.idx <= s.idx)`, first, second).Scan(&n)
+	return n > 0, err
+}
+
 // Since calls each with the events of an action that are findable and were made at a time, in Unix microseconds,
 // or later; the newest comes first. It leaves no event, and the rows are as the database has them: Vouches says
 // of one whether Strongroom wrote it.

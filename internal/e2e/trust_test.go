@@ -61,7 +61,16 @@ func logo(t *testing.T) string {
 // concern there; axe-core finds nothing that would keep anybody out.
 func TestTrustPage(t *testing.T) {
 	source := axe(t)
-	data := filepath.Join(t.TempDir(), "d")
+	data := t.TempDir()
+	start(t, "dev", data).stop()
+	settings := filepath.Join(data, "strongroom.yaml")
+	given, err := os.ReadFile(settings)
+	if err == nil {
+		err = os.WriteFile(settings, append(given, "trust: {detail: {ENV-1: figures}}\n"...), 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 	s, err := tryStart(t, "dev", data, []string{"STRONGROOM_TRUST_NAME=Ada Bank", "STRONGROOM_TRUST_LOGO=" + logo(t), "STRONGROOM_TRUST_ACCENT=#0b3d91",
 		"STRONGROOM_TRUST_ACCENT_DARK=#9ec1ff", "STRONGROOM_TRUST_CONTACT=mailto:security@ada.example", "STRONGROOM_TRUST_POLICY=https://ada.example/disclosure"})
 	if err != nil {
@@ -141,7 +150,13 @@ func TestTrustPage(t *testing.T) {
 	})
 	do("it is printed: light, without the form", dress(800, "dark"), onPaper, picture("trust-page-print"),
 		until(`getComputedStyle(document.documentElement).backgroundColor === "rgb(255, 255, 255)" && document.querySelector("form").offsetParent === null`))
-	do("too little is reported", dress(390, "light"), chromedp.SetValue(chromedp.CSS("#report-text"), "hacked!"),
+	do("what the checks saw of a claim", dress(390, "light"), chromedp.Navigate(s.urls.App+"/trust/evidence/ENV-1"),
+		until(`document.body.innerText.includes("Proof for environment-apart")`))
+	look("figures", 390, 1280)
+	do("how a claim stands", dress(390, "light"), chromedp.Navigate(s.urls.App+"/trust/evidence/TLS-1"), until(`document.querySelector("h2 ~ article")`))
+	look("evidence", 390)
+	do("too little is reported", dress(390, "light"), chromedp.Navigate(s.urls.App+"/trust"), until(`document.querySelector("form")`),
+		chromedp.SetValue(chromedp.CSS("#report-text"), "hacked!"),
 		until(`(document.querySelector("form").noValidate = true)`), chromedp.Click(chromedp.CSS("form button")), until(`document.querySelector(".problem")?.innerText.includes("10 to 8000")`))
 	look("refused", 390)
 	const text = "The page /v1/session shows me <b>somebody else</b>."

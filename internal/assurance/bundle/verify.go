@@ -31,14 +31,18 @@ import (
 const (
 	maxManifest = 1 << 20
 	maxDocument = 16 << 20 // claims.json
+	maxOSCAL    = 64 << 20
 	maxLine     = 1 << 20
 	maxChecks   = 10_000
+	// maxDirectory is what is read of the archive to find its members, in bytes; it takes about a thousand.
+	maxDirectory = 1 << 20
 	// maxRatio bounds how much a compressed member may grow; those that Strongroom writes grow about tenfold.
 	maxRatio = 200
 )
 
-// stateSlack is how far apart a change of state and its event may be.
-const stateSlack = 10 * time.Minute
+// slack is how far apart what happened and its event may be: the event is recorded when the check has run, or the state
+// was found to be another.
+const slack = 10 * time.Minute
 
 // The actions of the trail that are cited. Package assurance records them.
 const (
@@ -109,7 +113,7 @@ type verifier struct {
 
 // openArchive finds the members; nothing of the archive's names or sizes is used for anything else.
 func (v *verifier) openArchive() error {
-	z, err := zip.NewReader(v.r, v.size)
+	z, err := zip.NewReader(&frugal{v.r, maxDirectory}, v.size)
 	if err != nil {
 		return wrong("the archive", "it is not a whole ZIP archive")
 	}
@@ -132,6 +136,19 @@ func (v *verifier) openArchive() error {
 		return wrong(all[len(z.File)], "it is not there")
 	}
 	return nil
+}
+
+// frugal is a reader of which no more than left bytes are read.
+type frugal struct {
+	r    io.ReaderAt
+	left int64
+}
+
+func (f *frugal) ReadAt(p []byte, at int64) (int, error) {
+	if f.left -= int64(len(p)); f.left < 0 {
+		return 0, errGrows
+	}
+	return f.r.ReadAt(p, at)
 }
 
 // read returns a member whole.
@@ -412,6 +429,8 @@ func (v *verifier) checkRuns() error {
 			return runs.wrong("it is older than the line before")
 		case !seen.ObservedAt.Before(v.report.To):
 			return runs.wrong("it is from after the period")
+		case v.sums[seen.Check] != nil && !seen.ObservedAt.After(v.sums[seen.Check].newest.ObservedAt):
+			return runs.wrong("it is a second run of %.80q at the same time", seen.Check)
 		case len(v.sums) >= maxChecks:
 			return runs.wrong("there are more than %d checks", maxChecks)
 		}
@@ -423,6 +442,10 @@ func (v *verifier) checkRuns() error {
 		if p.Action != actionRun || p.Resource != Resource(seen, r.Text) || p.Reason != string(seen.Outcome) {
 			return runs.wrong("the log says of the event %.80q that it was %.200q, %.80q, and the evidence is %.200q, %q",
 				r.Event, p.Resource, p.Reason, Resource(seen, r.Text), seen.Outcome)
+		}
+		if after := p.Time.Sub(seen.ObservedAt); after < -slack || after > r.Took+slack {
+			return runs.wrong("the log has the event %.80q at %s, and what was seen is dated %s",
+				r.Event, p.Time.UTC().Format(time.RFC3339), seen.ObservedAt.UTC().Format(time.RFC3339))
 		}
 		v.sums.add(seen)
 		v.report.Runs[string(seen.Outcome)]++
@@ -445,6 +468,9 @@ func (v *verifier) checkHistory() error {
 		if err := json.Unmarshal(line, &c); err != nil || !isState(c.State) {
 			return history.wrong("it is not a change of a claim's state")
 		}
+		if again, err := json.Marshal(c); err != nil || !bytes.Equal(again, line) {
+			return history.wrong("it can be read in more than one way")
+		}
 		if c.Since.Before(before) {
 			return history.wrong("it is older than the line before")
 		}
@@ -461,7 +487,7 @@ func (v *verifier) checkHistory() error {
 		if err != nil {
 			return err
 		}
-		if apart := p.Time.Sub(c.Since); p.Action != actionChange || p.Resource != "claim "+c.Claim+" "+c.State || apart.Abs() > stateSlack {
+		if apart := p.Time.Sub(c.Since); p.Action != actionChange || p.Resource != "claim "+c.Claim+" "+c.State || apart.Abs() > slack {
 			return history.wrong("the log says of the event %.80q that it was %.200q at %s, and not that %.80q became %s at %s", c.Event, p.Resource,
 				p.Time.UTC().Format(time.RFC3339), c.Claim, c.State, c.Since.UTC().Format(time.RFC3339))
 		}
@@ -476,8 +502,8 @@ func (v *verifier) checkHistory() error {
 
 func isState(s string) bool { return slices.Contains([]string{"green", "amber", "red", "grey"}, s) }
 
-// checkClaims checks that a claim which is said to hold does so by the evidence, and one that is said not to has a
-// check that fails.
+// checkClaims checks that each claim is in the state that the evidence makes of it, and that the document for tools says
+// the same.
 func (v *verifier) checkClaims() error {
 	b, err := v.read(claimsName, maxDocument)
 	if err != nil {
@@ -487,30 +513,84 @@ func (v *verifier) checkClaims() error {
 	if err := json.Unmarshal(b, &c); err != nil {
 		return wrong(claimsName, "it is not a list of claims and checks")
 	}
+	if err := same(b, c); err != nil {
+		return wrong(claimsName, "%v", err)
+	}
 	versions := make(map[string]int)
 	for _, k := range c.Checks {
+		if _, twice := versions[k.ID]; twice {
+			return wrong(claimsName, "the check %.80q is there twice", k.ID)
+		}
 		versions[k.ID] = k.Version
 	}
+	seen := make(map[string]bool)
 	for _, claim := range c.Claims {
 		if !isState(claim.State) {
 			return wrong(claimsName, "%.80q is in no state that there is", claim.ID)
 		}
+		if seen[claim.ID] {
+			return wrong(claimsName, "%.80q is there twice", claim.ID)
+		}
+		seen[claim.ID] = true
 		v.report.Claims[claim.State]++
-		checks, fails := 0, false
-		for _, control := range claim.Controls {
-			for _, name := range control.Checks {
-				checks++
-				one := v.sums[name]
-				holds := one != nil && one.newest.Version == versions[name] && one.newest.Outcome == check.Holds && one.newest.ValidUntil.After(v.report.To)
-				if claim.State == "green" && !holds {
-					return wrong(claimsName, "%.80q is said to hold, and the newest evidence of %.80q does not say so", claim.ID, name)
+		if err := v.checkState(claim, versions); err != nil {
+			return err
+		}
+	}
+	if b, err = v.read(oscalName, maxOSCAL); err != nil {
+		return err
+	}
+	if err := same(b, assessment(v.report.Info, c, v.sums)); err != nil {
+		return wrong(oscalName, "it is not what the claims and the evidence make")
+	}
+	return nil
+}
+
+// checkState holds a claim's state against the newest evidence of its checks; see assurance.State.
+func (v *verifier) checkState(claim Claim, versions map[string]int) error {
+	state, why := "green", ""
+	for _, control := range claim.Controls {
+		for _, name := range control.Checks {
+			one := v.sums[name]
+			version, known := versions[name]
+			switch {
+			case one == nil || !known || one.newest.Version != version || !one.newest.ValidUntil.After(v.report.To):
+			case one.newest.Outcome == check.Fails:
+				state, why = "red", name
+				continue
+			case one.newest.Outcome == check.Holds:
+				if why == "" {
+					why = name
 				}
-				fails = fails || one != nil && one.newest.Outcome == check.Fails
+				continue
+			}
+			if state != "red" {
+				state, why = "amber", name
 			}
 		}
-		if claim.State == "green" && checks == 0 || claim.State == "red" && !fails {
-			return wrong(claimsName, "%.80q is said to be %s, and no evidence says so", claim.ID, claim.State)
-		}
+	}
+	switch {
+	case why == "" && claim.State != "amber" && claim.State != "grey": // no check watches it
+		return wrong(claimsName, "%.80q is said to be %s, and no evidence says so", claim.ID, claim.State)
+	case why == "" || claim.State == state:
+		return nil
+	case claim.State == "green":
+		return wrong(claimsName, "%.80q is said to hold, and the newest evidence of %.80q does not say so", claim.ID, why)
+	case state == "red":
+		return wrong(claimsName, "%.80q is said to be %s, and by the newest evidence of %.80q it does not hold", claim.ID, claim.State, why)
+	}
+	return wrong(claimsName, "%.80q is said to be %s, and by the evidence it is %s", claim.ID, claim.State, state)
+}
+
+// same fails unless b is v as a bundle writes it: of a document with a name twice, or in other letters, each program
+// may read something else.
+func same(b []byte, v any) error {
+	var again bytes.Buffer
+	if err := document(&again, v); err != nil {
+		return err
+	}
+	if !bytes.Equal(again.Bytes(), b) {
+		return errors.New("it can be read in more than one way")
 	}
 	return nil
 }

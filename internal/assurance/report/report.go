@@ -225,55 +225,88 @@ var total = []byte("total")
 // The windows of the limits, in microseconds.
 const hour, day = int64(time.Hour / time.Microsecond), 24 * hour
 
+// tally is how many reports came, and what that makes of one more.
+type tally struct {
+	all, own count
+	refusal  *problem.Problem // nil: there is room
+	said     bool             // the refusal is an event already
+}
+
+func (d *Desk) tally(ctx context.Context, tx *db.Tx, mac []byte, now int64) (t tally, err error) {
+	if t.all, err = selectCount(ctx, tx, total); err != nil {
+		return t, err
+	}
+	if t.own, err = selectCount(ctx, tx, mac); err != nil {
+		return t, err
+	}
+	t.all, t.own = t.all.at(now, day), t.own.at(now, hour)
+	switch {
+	case t.all.taken >= d.o.Limits.Daily:
+		t.refusal, t.said = errFull.RetryAfter(time.Duration(t.all.since+day-now)*time.Microsecond), t.all.refused > 0
+	case t.own.taken >= d.o.Limits.Hourly:
+		t.refusal, t.said = errMany.RetryAfter(time.Duration(t.own.since+hour-now)*time.Microsecond), t.own.refused > 0
+	}
+	return t, nil
+}
+
 // admit counts a report. What a source is refused does not count for everybody, or one could shut out the others;
 // and no source is written down when nothing is taken any more, so that there are no more of them than reports in
-// a day. Only the first refusal of a window is an event: the others say the same, and would let whoever is over the
-// limit fill the disk.
+// a day. Only the first refusal of a window is an event, or written down at all: the others say the same, and would
+// let whoever is over the limit fill the disk and keep the database busy.
 func (d *Desk) admit(ctx context.Context, by actor.Actor, at time.Time) error {
 	mac, _ := d.o.Keys.MAC(macKey, []byte("report"), []byte(source(by.Address)))
 	now := clock.Micros(at)
-	var refusal *problem.Problem
-	var first bool
-	err := d.o.DB.Update(ctx, func(tx *db.Tx) error {
-		refusal, first = nil, false
-		all, err := selectCount(ctx, tx, total)
-		if err != nil {
-			return err
-		}
-		own, err := selectCount(ctx, tx, mac)
-		if err != nil {
-			return err
-		}
-		all, own = all.at(now, day), own.at(now, hour)
-		switch {
-		case all.taken >= d.o.Limits.Daily:
-			all.refused++
-			refusal, first = errFull.RetryAfter(time.Duration(all.since+day-now)*time.Microsecond), all.refused == 1
-			return putCount(ctx, tx, total, all)
-		case own.taken >= d.o.Limits.Hourly:
-			own.refused++
-			refusal, first = errMany.RetryAfter(time.Duration(own.since+hour-now)*time.Microsecond), own.refused == 1
-			return putCount(ctx, tx, mac, own)
-		}
-		all.taken++
-		own.taken++
-		if err := putCount(ctx, tx, total, all); err != nil {
-			return err
-		}
-		return putCount(ctx, tx, mac, own)
+	var t tally
+	err := d.o.DB.View(ctx, func(tx *db.Tx) (err error) {
+		t, err = d.tally(ctx, tx, mac, now)
+		return err
 	})
-	if err != nil || refusal == nil {
+	if err != nil {
 		return err
 	}
-	if refusal.Is(errFull) && d.o.Findings != nil {
-		if err := d.o.Findings.Raise(ctx, FindingFull, "", "More than the day's reports came: the others are refused. The trail says from where."); err != nil {
+	if t.said {
+		return t.refusal
+	}
+	err = d.o.DB.Update(ctx, func(tx *db.Tx) (err error) {
+		if t, err = d.tally(ctx, tx, mac, now); err != nil || t.said {
+			return err
+		}
+		switch {
+		case t.refusal == nil:
+			t.all.taken++
+			t.own.taken++
+			if err := putCount(ctx, tx, mac, t.own); err != nil {
+				return err
+			}
+		case t.refusal.Is(errFull):
+			t.all.refused++
+		default:
+			t.own.refused++
+			return putCount(ctx, tx, mac, t.own)
+		}
+		return putCount(ctx, tx, total, t.all)
+	})
+	switch {
+	case err != nil:
+		return err
+	case t.refusal == nil:
+		return nil
+	case t.said:
+		return t.refusal
+	case t.refusal.Is(errFull):
+		if err := d.full(ctx); err != nil {
 			return err
 		}
 	}
-	if !first {
-		return refusal
+	return d.o.Trail.Deny(ctx, by, audit.Event{Action: ActionSubmit}, t.refusal)
+}
+
+// full says that reports are refused; the job says it again.
+func (d *Desk) full(ctx context.Context) error {
+	if d.o.Findings == nil {
+		return nil
 	}
-	return d.o.Trail.Deny(ctx, by, audit.Event{Action: ActionSubmit}, refusal)
+	return d.o.Findings.Raise(ctx, FindingFull, "", "More than the day's reports came: the others are refused. The trail says from where.")
 }
 
 var operators = []actor.Kind{actor.System, actor.Staff}
@@ -391,7 +424,7 @@ func (d *Desk) tend(ctx context.Context) error {
 	return d.expire(ctx, now)
 }
 
-// settleFull says that reports are taken again, and forgets sources of whom nothing came lately.
+// settleFull says whether reports are taken again, and forgets sources of whom nothing came lately.
 func (d *Desk) settleFull(ctx context.Context, now time.Time) error {
 	var c count
 	err := d.o.DB.Update(ctx, func(tx *db.Tx) (err error) {
@@ -401,8 +434,11 @@ func (d *Desk) settleFull(ctx context.Context, now time.Time) error {
 		c, err = selectCount(ctx, tx, total)
 		return err
 	})
-	if err != nil || d.o.Findings == nil || c.refused > 0 {
+	if err != nil || d.o.Findings == nil {
 		return err
+	}
+	if c.refused > 0 {
+		return d.full(ctx)
 	}
 	return d.o.Findings.Clear(ctx, FindingFull, "")
 }

@@ -213,6 +213,16 @@ func TestLimits(t *testing.T) {
 		}); err != nil || sources != 4 {
 			t.Errorf("%d counts: %v", sources, err)
 		}
+		var written int
+		if err := d.View(ctx, func(tx *db.Tx) error {
+			return tx.QueryRow(ctx, `SELECT MAX(refused) FROM security_report_count WHERE taken > $1`, 0).Scan(&written)
+		}); err != nil || written != 1 {
+			t.Errorf("%d refusals of one window were written down: %v", written, err)
+		}
+		o.open = nil // the register of findings did not answer
+		if err := o.tend(ctx); err != nil || !slices.Contains(o.open, FindingFull+" ") {
+			t.Errorf("the job does not say that reports are refused: %v %q", err, o.open)
+		}
 		o.clock.Advance(24*time.Hour + time.Second)
 		if err := o.tend(ctx); err != nil || slices.Contains(o.open, FindingFull+" ") {
 			t.Errorf("a day later: %v %q", err, o.open)
