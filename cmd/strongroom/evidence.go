@@ -214,7 +214,7 @@ func newEvidenceKey() *cobra.Command {
 		Short: "Print the verifier keys of the evidence, oldest first, for those who verify it",
 		Long: `Prints the verifier keys of the evidence, oldest first. Those of versions that are marked compromised, or destroyed, are
 left out: whoever knows such a key can sign bundles of their own, of any date.`,
-		Args:  cobra.NoArgs,
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			o, err := s.checker(cmd)
 			if err != nil {
