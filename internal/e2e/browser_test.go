@@ -69,6 +69,28 @@ func until(expression string) chromedp.Action[chromedp.Void] {
 	})
 }
 
+// steady does it again when the page was drawn anew between finding an element and using it.
+func steady(do chromedp.Action[chromedp.Void]) chromedp.Action[chromedp.Void] {
+	return chromedp.Func(func(ctx context.Context, tab *chromedp.Target) error {
+		for began := time.Now(); ; {
+			_, err := do(ctx, tab)
+			if err == nil || !strings.Contains(err.Error(), "Could not find node") || time.Since(began) > patience/2 {
+				return err
+			}
+		}
+	})
+}
+
+// click clicks on what the selector finds, once it is to be seen.
+func click(sel chromedp.CSS) chromedp.Action[chromedp.Void] {
+	return steady(chromedp.Steps(chromedp.WaitVisible(sel), chromedp.Click(sel)))
+}
+
+// fill puts a text into a field.
+func fill(sel chromedp.CSS, text string) chromedp.Action[chromedp.Void] {
+	return steady(chromedp.SetValue(sel, text))
+}
+
 // looks sets the colour scheme, and stills what moves.
 func looks(scheme string) chromedp.Action[chromedp.Void] {
 	return chromedp.Func(func(ctx context.Context, tab *chromedp.Target) error {

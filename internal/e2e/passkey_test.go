@@ -39,8 +39,6 @@ func TestPasskeyInChromium(t *testing.T) {
 	ctx := browser(t, s)
 	const private = "lighthouse harbour 41"
 	type act = chromedp.Action[chromedp.Void]
-	click := func(sel chromedp.CSS) act { return chromedp.Steps(chromedp.WaitVisible(sel), chromedp.Click(sel)) }
-	write := func(sel chromedp.CSS, text string) act { return chromedp.SetValue(sel, text) }
 	says := func(sel, text string) act {
 		return until(fmt.Sprintf("document.querySelector(%q)?.innerText.includes(%q)", sel, text))
 	}
@@ -48,7 +46,7 @@ func TestPasskeyInChromium(t *testing.T) {
 		return chromedp.Steps(click(chromedp.CSS(phone+" button.suggest:not([hidden])")), click(chromedp.CSS(phone+" [type=submit]")))
 	}
 	byPasskey := func(phone string) act {
-		return chromedp.Steps(click(chromedp.CSS(phone+" [name=enter]")), write(chromedp.CSS(phone+" [name=private]"), private), click(chromedp.CSS(phone+" [name=passkey]")))
+		return chromedp.Steps(click(chromedp.CSS(phone+" [name=enter]")), fill(chromedp.CSS(phone+" [name=private]"), private), click(chromedp.CSS(phone+" [name=passkey]")))
 	}
 	logout := chromedp.Steps(click("#one [name=tab-session]"), click("#one [name=leave]"), says("#one", "You are logged out"))
 	var authenticator webauthn.AuthenticatorID
@@ -79,7 +77,7 @@ func TestPasskeyInChromium(t *testing.T) {
 		do   []act
 	}{
 		{"the customer registers and logs in by SMS", []act{withAuthenticator, chromedp.EmulateViewport(1280, 900), looks("light"), chromedp.Navigate(origin + "/pocket/"),
-			click("#one [name=join]"), click("#one [type=submit]"), says("#one", "Check your messages"), write("#one [name=private]", private), offered("#one"),
+			click("#one [name=join]"), click("#one [type=submit]"), says("#one", "Check your messages"), fill("#one [name=private]", private), offered("#one"),
 			says("#one", "One more code"), offered("#one"), says("#one", "Who are you?")}},
 		{"a passkey is made", []act{click("#one [name=tab-session]"), says("#one", "Whoever has your SIM"), click("#one [name=add-passkey]"),
 			says("#one .entries ~ .entries", "Passkey"), picture("20-passkey-1280"),

@@ -46,8 +46,6 @@ func TestPocket(t *testing.T) {
 		_, err := cdp.Call(ctx, tab, log.Enable, cdp.Empty{})
 		return err
 	})
-	click := func(sel chromedp.CSS) act { return chromedp.Steps(chromedp.WaitVisible(sel), chromedp.Click(sel)) }
-	write := func(sel chromedp.CSS, text string) act { return chromedp.SetValue(sel, text) }
 	visible := func(sel chromedp.CSS) act { return chromedp.WaitVisible(sel) }
 	says := func(sel, text string) act {
 		return until(fmt.Sprintf("document.querySelector(%q)?.innerText.includes(%q)", sel, text))
@@ -65,31 +63,31 @@ func TestPocket(t *testing.T) {
 			looks("dark"), picture("1-welcome-1280-dark"), looks("light")}},
 		{"a code is sent", []act{click("#one [name=join]"), click("#one [type=submit]"), says("#one", "Check your messages"),
 			visible("#inbox li b")}},
-		{"a weak private code is refused", []act{offered("#one"), write("#one [name=private]", "12345678"), click("#one [type=submit]"),
+		{"a weak private code is refused", []act{offered("#one"), fill("#one [name=private]", "12345678"), click("#one [type=submit]"),
 			visible("#one .error"), picture("2-weak-1280")}},
-		{"the account is opened", []act{write("#one [name=private]", private), click("#one [type=submit]"), says("#one", "One more code")}},
+		{"the account is opened", []act{fill("#one [name=private]", private), click("#one [type=submit]"), says("#one", "One more code")}},
 		{"the customer logs in", []act{offered("#one"), picture("3-code-1280"), click("#one [type=submit]"), says("#one", "Who are you?")}},
 		{"the profile is stored and comes back masked", []act{
-			write("#one [name=given_name]", "Ada"), write("#one [name=family_name]", "Lovelace"), write("#one [name=date_of_birth]", "1990-12-10"),
-			write("#one [name=email]", "ada@example.com"), write("#one [name=postcode]", "W1A 1AA"), write("#one [name=city]", "London"),
+			fill("#one [name=given_name]", "Ada"), fill("#one [name=family_name]", "Lovelace"), fill("#one [name=date_of_birth]", "1990-12-10"),
+			fill("#one [name=email]", "ada@example.com"), fill("#one [name=postcode]", "W1A 1AA"), fill("#one [name=city]", "London"),
 			picture("4-form-1280"), click("#one [type=submit]"), says("#one", "Your profile"), says("#one", "Masked as the server sends it"), picture("5-masked-1280")}},
 		{"it is shown whole for a purpose", []act{click("#one [name=reveal]"), says("#one", "Lovelace"), picture("6-whole-1280"),
 			click("#one [name=hide]"), says("#one", "Masked as the server sends it")}},
-		{"it is changed", []act{click("#one [name=edit]"), says("#one", "Edit your profile"), write("#one [name=city]", "Bath"),
+		{"it is changed", []act{click("#one [name=edit]"), says("#one", "Edit your profile"), fill("#one [name=city]", "Bath"),
 			click("#one [type=submit]"), says("#one", "Version 2")}},
-		{"a new phone must be approved", []act{click("#two [name=enter]"), write("#two [name=private]", private), click("#two [type=submit]"),
+		{"a new phone must be approved", []act{click("#two [name=enter]"), fill("#two [name=private]", private), click("#two [type=submit]"),
 			says("#two", "One more code"), offered("#two"), click("#two [type=submit]"), says("#two", "Approve this phone"),
 			says("#one .tabs i", "1"), picture("7-pending-1280")}},
 		{"the first phone approves it", []act{click("#one [name=tab-devices]"), says("#one", "Is it you?"), picture("8-approve-1280"),
 			looks("dark"), picture("8-approve-1280-dark"), looks("light"),
 			until(`(document.querySelector("#one [name=number]").value = document.querySelector("#two .number").innerText).length === 3`),
 			click("#one .devices [type=submit]"), says("#one", "May log in")}},
-		{"it logs in and sees the same profile", []act{click("#two [name=enter]"), write("#two [name=private]", private), click("#two [type=submit]"),
+		{"it logs in and sees the same profile", []act{click("#two [name=enter]"), fill("#two [name=private]", private), click("#two [type=submit]"),
 			says("#two", "One more code"), offered("#two"), click("#two [type=submit]"), says("#two", "Version 2"), picture("9-both-1280")}},
 		{"a reload keeps key and session", []act{chromedp.Reload(), says("#two", "Version 2"), says("#one", "Version 2")}},
 		{"a removed phone is out at once", []act{click("#one [name=tab-devices]"), click("#one [name=remove]"), says("#one", "Removed for good"),
 			click("#two [name=tab-session]"), says("#two", "has wiped itself"), picture("10-removed-1280")}},
-		{"and is a new one from then on", []act{click("#two [name=enter]"), write("#two [name=private]", private), click("#two [type=submit]"),
+		{"and is a new one from then on", []act{click("#two [name=enter]"), fill("#two [name=private]", private), click("#two [type=submit]"),
 			says("#two", "One more code"), offered("#two"), click("#two [type=submit]"), says("#two", "Approve this phone")}},
 		{"the page fits a phone", []act{size(390, 844), says("#one", "Your devices"), picture("11-devices-390"), click("#one [name=tab-profile]"),
 			says("#one", "Version 2"), picture("12-profile-390"), click("#one [name=tab-session]"), says("#one", "Where you are logged in"), picture("13-security-390"),

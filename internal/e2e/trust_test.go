@@ -157,11 +157,11 @@ func TestTrustPage(t *testing.T) {
 	look("evidence", 390)
 	do("too little is reported", dress(390, "light"), chromedp.Navigate(s.urls.App+"/trust"), until(`document.querySelector("form")`),
 		chromedp.SetValue(chromedp.CSS("#report-text"), "hacked!"),
-		until(`(document.querySelector("form").noValidate = true)`), chromedp.Click(chromedp.CSS("form button")), until(`document.querySelector(".problem")?.innerText.includes("10 to 8000")`))
+		until(`(document.querySelector("form").noValidate = true)`), click("form button"), until(`document.querySelector(".problem")?.innerText.includes("10 to 8000")`))
 	look("refused", 390)
 	const text = "The page /v1/session shows me <b>somebody else</b>."
 	do("a concern is reported", chromedp.SetValue(chromedp.CSS("#report-text"), text), chromedp.SetValue(chromedp.CSS("#report-contact"), "ada@example.com"),
-		chromedp.Click(chromedp.CSS("form button")), until(`document.querySelector(".thanks code")`))
+		click("form button"), until(`document.querySelector(".thanks code")`))
 	look("thanks", 390)
 	reference, err := chromedp.Run(ctx, chromedp.Text(chromedp.CSS(".thanks code")))
 	if err != nil {

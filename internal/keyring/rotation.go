@@ -52,6 +52,9 @@ const (
 	rotationEvery = 5 * time.Second
 	// watchPause is how long a rotation that waits for its time sleeps before it looks again.
 	watchPause = time.Second
+	// newKEKRounds is how often a new KEK is made again because a rotation that goes on, or another process,
+	// has changed the keys meanwhile.
+	newKEKRounds = 20
 	// rewrapBatch is how many keys one transaction wraps anew: few enough that others wait some
 	// milliseconds for it, and enough to share the cost of a commit.
 	rewrapBatch = 250
@@ -200,7 +203,7 @@ func (k *Keyring) withNewKEK(ctx context.Context, fn func(tx *db.Tx, fresh newKE
 		return Rotation{}, errNoRecorder
 	}
 	var r rotationRow
-	for range 3 {
+	for range newKEKRounds {
 		if err := k.Reload(ctx); err != nil {
 			return Rotation{}, err
 		}
