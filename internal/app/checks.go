@@ -482,16 +482,21 @@ func (s *Server) stale() http.Handler {
 	})
 }
 
+// visitor returns what the app's listener is asked with as by anybody who is not logged in. Whose certificate it
+// shows is the question of other checks, app-pins-hold and tls-certificate-life: here it would hide this one's.
+func visitor() *http.Client {
+	return &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{
+		TLSClientConfig: &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS13},
+	}}
+}
+
 // trustPage reads the trust page as anybody would, and compares it with the one that the newest evidence makes.
 func (s *Server) trustPage(ctx context.Context, base string) check.Observation {
 	did := "made the trust page anew, read it over TLS without logging in, and compared the bytes"
 	if base == "" {
 		return check.Undecided(did, "The app's listener does not serve.")
 	}
-	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{
-		// What the certificate is worth is another check's question.
-		TLSClientConfig: &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS13},
-	}}
+	client := visitor()
 	defer client.CloseIdleConnections()
 	for range 3 { // it may be made anew by the job between the two
 		if err := s.page.Refresh(ctx); err != nil {

@@ -3,7 +3,6 @@ package app
 import (
 	"bytes"
 	"context"
-	"crypto/tls"
 	"fmt"
 	"io"
 	"net/http"
@@ -54,10 +53,7 @@ func takesReports(ctx context.Context, base string) check.Observation {
 	if base == "" {
 		return check.Undecided(did, "The app's listener does not serve.")
 	}
-	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{
-		// What the certificate is worth is another check's question.
-		TLSClientConfig: &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS13},
-	}}
+	client := visitor()
 	defer client.CloseIdleConnections()
 	for _, ask := range []struct {
 		method, path, kind, body string

@@ -2,9 +2,6 @@ package app
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
-	"fmt"
 	"io"
 	"net/http"
 
@@ -44,18 +41,11 @@ type historyRequest struct {
 	Limit int    `json:"limit"`
 }
 
-// bundleLine is one line of the answer to an export: some bytes, its end, or why it was cut short.
-type bundleLine struct {
-	Data  []byte `json:"data,omitempty"`
-	End   bool   `json:"end,omitempty"`
-	Error string `json:"error,omitempty"`
-}
+// bytesTo is a writer that hands on what is written, a piece at a time.
+type bytesTo func([]byte) error
 
-// bundleWriter sends what is written as lines.
-type bundleWriter struct{ lines *json.Encoder }
-
-func (w bundleWriter) Write(b []byte) (int, error) {
-	if err := w.lines.Encode(bundleLine{Data: b}); err != nil {
+func (send bytesTo) Write(b []byte) (int, error) {
+	if err := send(b); err != nil {
 		return 0, err
 	}
 	return len(b), nil
@@ -68,21 +58,9 @@ func (c *control) evidenceRoutes(mux *http.ServeMux) {
 	mux.HandleFunc("POST /claims/history", command(c, func(ctx context.Context, o operator, ask historyRequest) ([]assurance.Change, error) {
 		return o.house.Assurance.History(ctx, o.by, ask.Claim, ask.Limit)
 	}))
-	mux.HandleFunc("POST /evidence/export", func(w http.ResponseWriter, r *http.Request) {
-		out := bundleWriter{json.NewEncoder(w)}
-		var p assurance.Period
-		err := json.NewDecoder(io.LimitReader(r.Body, 4096)).Decode(&p)
-		if err == nil {
-			o := c.by(r)
-			err = exportEvidence(r.Context(), o.house, o.by, p, out)
-		}
-		last := bundleLine{End: true}
-		if err != nil {
-			last = bundleLine{Error: err.Error()}
-			c.log.ErrorContext(r.Context(), "control command failed", "path", r.URL.Path, "error", err)
-		}
-		_ = out.lines.Encode(last) // the command may have gone; there is nobody to tell
-	})
+	mux.HandleFunc("POST /evidence/export", sendPieces(c, func(ctx context.Context, o operator, p assurance.Period, send func([]byte) error) error {
+		return exportEvidence(ctx, o.house, o.by, p, bytesTo(send))
+	}))
 }
 
 func (d *dialled) EvidenceKeys(ctx context.Context) (keys []string, err error) {
@@ -96,30 +74,8 @@ func (d *dialled) ClaimHistory(ctx context.Context, claim string, limit int) (al
 }
 
 func (d *dialled) ExportEvidence(ctx context.Context, p assurance.Period, out io.Writer) error {
-	body, write := io.Pipe()
-	go func() { write.CloseWithError(json.NewEncoder(write).Encode(p)) }()
-	r, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://strongroom/evidence/export", body)
-	if err != nil {
+	return takePieces(ctx, d, "/evidence/export", p, func(b []byte) error {
+		_, err := out.Write(b)
 		return err
-	}
-	answer, err := d.client.Do(r)
-	if err != nil {
-		return fmt.Errorf("the running server did not answer: %w", err)
-	}
-	defer answer.Body.Close()
-	for lines := json.NewDecoder(answer.Body); ; {
-		var l bundleLine
-		if err := lines.Decode(&l); err != nil {
-			return fmt.Errorf("the running server stopped in the middle of its answer; ask again: %w", err)
-		}
-		switch {
-		case l.Error != "":
-			return errors.New(l.Error)
-		case l.End:
-			return nil
-		}
-		if _, err := out.Write(l.Data); err != nil {
-			return err
-		}
-	}
+	})
 }

@@ -2,11 +2,8 @@ package app
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
-	"net/http"
 
 	"strongroom/internal/actor"
 	"strongroom/internal/audit"
@@ -77,53 +74,6 @@ func (o operator) ExportTrail(ctx context.Context, q audit.ExportQuery, take fun
 	return o.house.Trail.Export(ctx, o.by, q, take)
 }
 
-// exportLine is one line of the answer to an export: some events, its end, or why it was cut short.
-type exportLine struct {
-	Events []audit.Entry `json:"events,omitempty"`
-	End    bool          `json:"end,omitempty"`
-	Error  string        `json:"error,omitempty"`
-}
-
-func (c *control) exportTrail(w http.ResponseWriter, r *http.Request) {
-	out := json.NewEncoder(w)
-	var q audit.ExportQuery
-	err := json.NewDecoder(io.LimitReader(r.Body, maxAsk)).Decode(&q)
-	if err == nil {
-		err = c.by(r).ExportTrail(r.Context(), q, func(events []audit.Entry) error { return out.Encode(exportLine{Events: events}) })
-	}
-	last := exportLine{End: true}
-	if err != nil {
-		last = exportLine{Error: err.Error()}
-		c.log.ErrorContext(r.Context(), "control command failed", "path", r.URL.Path, "error", err)
-	}
-	_ = out.Encode(last) // the command may have gone; there is nobody to tell
-}
-
 func (d *dialled) ExportTrail(ctx context.Context, q audit.ExportQuery, take func([]audit.Entry) error) error {
-	body, write := io.Pipe()
-	go func() { write.CloseWithError(json.NewEncoder(write).Encode(q)) }()
-	r, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://strongroom/audit/export", body)
-	if err != nil {
-		return err
-	}
-	answer, err := d.client.Do(r)
-	if err != nil {
-		return fmt.Errorf("the running server did not answer: %w", err)
-	}
-	defer answer.Body.Close()
-	for lines := json.NewDecoder(answer.Body); ; {
-		var l exportLine
-		if err := lines.Decode(&l); err != nil {
-			return fmt.Errorf("the running server stopped in the middle of its answer; ask again: %w", err)
-		}
-		switch {
-		case l.Error != "":
-			return errors.New(l.Error)
-		case l.End:
-			return nil
-		}
-		if err := take(l.Events); err != nil {
-			return err
-		}
-	}
+	return takePieces(ctx, d, "/audit/export", q, take)
 }
